@@ -1,0 +1,138 @@
+"""Token stores, the order of data, and batches cut into microshards.
+
+A store holds the sequences of one split as flat arrays. Which of them make up a step's batch is a pure
+function of (seed, position). A batch is sorted by length and cut into microshards, each padded only to
+its own longest row: less padding, and parts that threads can work on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minitrain.corpus import Row
+from minitrain.errors import UserError
+from minitrain.tokenizer import PAD, Tokenizer
+
+DIRECTIONS = ("es-en", "en-es")
+DATA_STREAM = 2  # keeps the data's random numbers apart from all others of the same seed
+
+# dtype and shape of each array of a store's file
+STORE_LAYOUT: dict[str, tuple[str, tuple[int | None, ...]]] = {
+    "tokens": ("uint16", (None,)),
+    "offsets": ("int64", (None,)),
+    "cell": ("int32", (None,)),
+    "direction": ("uint8", (None,)),
+}
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """The n sequences of a split: sequence i is ``tokens[offsets[i]:offsets[i+1]]``, ``<bos>`` and ``<eos>`` included."""
+
+    tokens: np.ndarray  # uint16, flat
+    offsets: np.ndarray  # int64, n + 1
+    cell: np.ndarray  # int32, n: index into cells.json
+    direction: np.ndarray  # uint8, n: index into DIRECTIONS
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, int64."""
+        return np.diff(self.offsets)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The store as its file has it."""
+        return {"tokens": self.tokens, "offsets": self.offsets, "cell": self.cell, "direction": self.direction}
+
+    def check(self, name: str, vocab_size: int, context: int) -> None:
+        """UserError, naming ``name``, unless the arrays fit together, the vocabulary and the context."""
+        n = len(self.cell)
+        if n == 0 or self.offsets.shape != (n + 1,) or self.direction.shape != (n,) or self.offsets[0] != 0 or self.offsets[-1] != len(self.tokens):
+            raise UserError(f"{name}: expected offsets, cell and direction of the same {n} > 0 sequences. Make it again with shard-to-batches.")
+        if self.lengths.min() < 2 or self.lengths.max() > context + 1:
+            raise UserError(f"{name}: expected sequences of 2 to {context + 1} tokens (model.context + 1), got {self.lengths.min()} to {self.lengths.max()}.")
+        if self.tokens.max() >= vocab_size or self.direction.max() >= len(DIRECTIONS):
+            raise UserError(f"{name}: expected token ids below {vocab_size} and directions below {len(DIRECTIONS)}, got other ones.")
+
+
+@dataclass(frozen=True)
+class Microshard:
+    """Rows padded to the longest of them. B sequences, T positions."""
+
+    tokens: np.ndarray  # (B, T) intp, what the model reads; PAD at the end of short rows
+    targets: np.ndarray  # (B, T) intp, the next token of each position
+    loss_mask: np.ndarray  # (B, T) bool, False where the target is padding
+
+    @property
+    def n_targets(self) -> int:
+        return int(np.count_nonzero(self.loss_mask))
+
+
+def sequence_texts(rows: Iterable[Row]) -> list[str]:
+    """Two texts a row, in the order of DIRECTIONS: Spanish first, then English first."""
+    return [text for row in rows for text in (f"es:{row.spanish} / en:{row.text}", f"en:{row.text} / es:{row.spanish}")]
+
+
+def make_store(rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokenizer, context: int) -> tuple[TokenStore, int]:
+    """The store of some correct rows, both directions each, and how many characters became ``<unk>``.
+
+    Raises UserError for a sequence of more than ``context`` + 1 tokens.
+    """
+    texts = sequence_texts(rows)
+    tokens, offsets, unknown = tokenizer.encode(texts)
+    lengths = np.diff(offsets)
+    longest = int(lengths.argmax())
+    if lengths[longest] > context + 1:
+        raise UserError(
+            f"row {rows[longest // 2].id}: expected at most {context + 1} tokens (model.context + 1), got {lengths[longest]} for {texts[longest]!r}. "
+            "Shorten the row or raise model.context."
+        )
+    cell = np.repeat(np.array([cell_ids[row.cell] for row in rows], dtype=np.int32), 2)
+    direction = np.tile(np.arange(2, dtype=np.uint8), len(rows))
+    return TokenStore(tokens, offsets, cell, direction), unknown
+
+
+def check_no_leak(texts_by_split: dict[str, list[str]]) -> None:
+    """UserError when a text stands in two splits: what is held out would have been seen."""
+    seen: dict[str, str] = {}
+    for split, texts in texts_by_split.items():
+        for text in texts:
+            if seen.setdefault(text, split) != split:
+                raise UserError(f"the sequence {text!r} is in {seen[text]} and in {split}: two cells have the same sentences. Remove one of the rows.")
+
+
+def batch_ids(n: int, seed: int, epoch: int, position: int, batch_size: int) -> tuple[np.ndarray, int, int]:
+    """The sequences of the batch that starts at ``position`` of ``epoch``, and where the next one starts.
+
+    Each epoch is a fresh permutation of all n sequences, a pure function of (seed, epoch). A batch that
+    reaches the end of an epoch takes its rest from the next one, so every sequence is seen equally often.
+    """
+    ids = np.zeros(0, dtype=np.int64)
+    while len(ids) < batch_size:
+        order = np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
+        taken = order[position : position + batch_size - len(ids)]
+        ids = np.concatenate([ids, taken])
+        position += len(taken)
+        if position == n:
+            epoch, position = epoch + 1, 0
+    return ids, epoch, position
+
+
+def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[Microshard]:
+    """Sort the sequences ``ids`` by length, longest first, and cut them into ``n_shards`` padded parts."""
+    lengths = store.lengths[ids]
+    by_length = ids[np.argsort(-lengths, kind="stable")]
+    return [pad(store, part) for part in np.array_split(by_length, n_shards) if len(part)]
+
+
+def pad(store: TokenStore, ids: np.ndarray) -> Microshard:
+    """The sequences ``ids``, in this order, as one microshard."""
+    starts, lengths = store.offsets[ids], store.lengths[ids]
+    positions = np.arange(lengths.max())
+    real = positions < lengths[:, None]  # (B, T + 1)
+    rows = np.full(real.shape, PAD, dtype=np.intp)
+    rows[real] = store.tokens[(starts[:, None] + positions)[real]]
+    return Microshard(tokens=rows[:, :-1], targets=rows[:, 1:], loss_mask=real[:, 1:])

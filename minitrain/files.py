@@ -1,0 +1,161 @@
+"""Whole files only: atomic writes, digests, canonical JSON, and safetensors with a digest of our own.
+
+This is the one module that writes. A file appears under its name complete or not at all.
+"""
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from minitrain.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` under ``path``, atomically: a sibling file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}. What was there before is untouched.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with LF line ends, atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write canonical JSON: sorted keys, two spaces, UTF-8, no NaN, one newline at the end."""
+    write_text(path, canonical_json(value))
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of ``value`` as JSON, so that equal values have equal digests."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; UserError when it is missing, unreadable or something else."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file; UserError names the first byte that is not UTF-8."""
+    data = read_bytes(path)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: expected UTF-8, got the byte 0x{data[error.start]:02x}.") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; UserError names the line where the syntax breaks."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise UserError(f"{path}:{line}: expected JSON: {error}. Make the file again with its stage.") from error
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content."""
+    return sha256(read_bytes(path))
+
+
+def encode_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The safetensors file of some arrays, as bytes: a pure function of names, dtypes, shapes and values.
+
+    The format has no digest and no order among several metadata keys, so the only key is ``sha256``,
+    our digest of everything else.
+    """
+    # safetensors 0.8.0 writes wrong bytes for strided arrays. (ascontiguousarray makes a scalar 1-D.)
+    whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
+    return safetensors.numpy.save(whole, metadata={"sha256": _digest(whole)})
+
+
+def decode_tensors(data: bytes, name: str) -> Tensors:
+    """The arrays in a file written by ``encode_tensors``.
+
+    Raises UserError, naming ``name``, unless the bytes are exactly what ``encode_tensors`` would write:
+    a file that is cut, grown, altered or written by something else is refused.
+    """
+    try:
+        header_size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header_size])["__metadata__"] if header_size <= len(data) else {}
+        tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{name}: expected a whole safetensors file of this project, got a damaged one: {error}.") from error
+    if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:
+        raise UserError(f"{name}: its content does not match its digest: it was altered after it was written.")
+    return tensors
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as safetensors (see ``encode_tensors``), atomically."""
+    write_bytes(path, encode_tensors(tensors))
+
+
+def load_tensors(path: Path, expected: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> Tensors:
+    """Read arrays back. ``expected`` gives dtype and shape by name (None: any length on that axis).
+
+    Raises UserError when the file is damaged or holds anything else than what is expected.
+    """
+    tensors = decode_tensors(read_bytes(path), str(path))
+    if set(tensors) != set(expected):
+        missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+        raise UserError(f"{path}: tensors missing: {missing or 'none'}; unknown: {unknown or 'none'}. Is it of another config?")
+    for key, (dtype, shape) in expected.items():
+        got = tensors[key]
+        fits = len(got.shape) == len(shape) and all(want in (None, have) for want, have in zip(shape, got.shape, strict=True))
+        if got.dtype != dtype or not fits:
+            want_text = f"{dtype}{[('any' if n is None else n) for n in shape]}"
+            raise UserError(f"{path}: {key}: expected {want_text}, got {got.dtype}{list(got.shape)}. Is it of another config?")
+        if got.dtype.kind == "f" and not np.isfinite(got).all():
+            raise UserError(f"{path}: {key}: expected finite numbers, got NaN or infinity.")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        assert array.size == math.prod(array.shape)
+        digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

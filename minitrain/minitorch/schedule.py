@@ -1,0 +1,21 @@
+"""The learning rate as a pure function of the step."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up over ``warmup_steps`` to ``lr``, then half a cosine down to ``lr_final`` at ``steps``."""
+
+    lr: float
+    lr_final: float
+    warmup_steps: int
+    steps: int
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, 2, ...; after the last step it stays at ``lr_final``."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+        return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,187 @@
+"""MiniGPT: a Pre-LN decoder with RoPE, tanh-GELU and a head tied to the embedding.
+
+Locked config: d_model 64, 4 heads, 2 layers, d_ff 256, vocabulary 64, context 32: 103,680 parameters.
+Names and layout of the parameters load into PyTorch as they are. Shapes: B sequences, T positions,
+N = B*T, C = d_model, H heads of D = C/H.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from minitrain.batches import Microshard, TokenStore, pad
+from minitrain.minitorch import nn, ops
+from minitrain.minitorch.tape import Parameter, Tape, Tensor
+from minitrain.params import ModelParams
+from minitrain.tokenizer import PAD
+
+ROPE_BASE = 10000.0
+INIT_STD = 0.02  # of the embedding
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """The probability of dropping a number, at each of the three places, and where the chance comes from."""
+
+    embed: float
+    residual: float
+    attention: float
+    rng: np.random.Generator
+
+    def keep(self, tape: Tape, p: float, shape: tuple[int, ...]) -> np.ndarray | None:
+        """0 with probability p, else 1 / (1 - p); None when nothing is dropped."""
+        if p == 0:
+            return None
+        keep = tape.arena.empty(shape)
+        self.rng.random(out=keep, dtype=keep.dtype.type)
+        keep += keep.dtype.type(1 - p)
+        np.floor(keep, out=keep)  # 1 where the random number was at least p
+        keep *= keep.dtype.type(1 / (1 - p))
+        return keep
+
+
+class Attention(nn.Module):
+    """Causal self-attention of all heads; no biases."""
+
+    def __init__(self, config: ModelParams) -> None:
+        C = config.d_model
+        self.q = nn.Linear(C, C, bias=False)
+        self.k = nn.Linear(C, C, bias=False)
+        self.v = nn.Linear(C, C, bias=False)
+        self.o = nn.Linear(C, C, bias=False)
+        self._qkv = Parameter(3 * C, C)  # q, k and v at once
+        self._n_heads = config.n_heads
+
+    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
+        super().bind(weights, grads)
+        # q, k and v lie side by side in the flat vector, so one matrix product serves all three.
+        self._qkv.bind(weights[: self._qkv.size], grads[: self._qkv.size])
+
+    def __call__(self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None) -> Tensor:
+        B, _, T, _ = mask.shape
+        H, D = self._n_heads, x.data.shape[1] // self._n_heads
+        qkv = ops.linear(tape, x, self._qkv)  # (N, 3C)
+        qkv = ops.reshape(tape, qkv, shape=(B, T, 3, H, D))
+        qkv = ops.rope(tape, qkv, rotations=rotations)
+        keep = dropout.keep(tape, dropout.attention, (B, H, T, T)) if dropout else None
+        heads = ops.attention(tape, qkv, mask=mask, keep=keep)  # (B, T, H, D)
+        return self.o(tape, ops.reshape(tape, heads, shape=(B * T, H * D)))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, config: ModelParams) -> None:
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=True)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=True)
+
+    def __call__(self, tape: Tape, x: Tensor) -> Tensor:
+        return self.down(tape, ops.gelu(tape, self.up(tape, x)))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: ModelParams) -> None:
+        self.ln1 = nn.LayerNorm(config.d_model)
+        self.attn = Attention(config)
+        self.ln2 = nn.LayerNorm(config.d_model)
+        self.ffn = FeedForward(config)
+
+    def __call__(self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None) -> Tensor:
+        branch = self.attn(tape, self.ln1(tape, x), mask, rotations, dropout)
+        keep = dropout.keep(tape, dropout.residual, x.data.shape) if dropout else None
+        x = ops.residual(tape, x, branch, keep=keep)
+        branch = self.ffn(tape, self.ln2(tape, x))
+        keep = dropout.keep(tape, dropout.residual, x.data.shape) if dropout else None
+        return ops.residual(tape, x, branch, keep=keep)
+
+
+class MiniGPT(nn.Module):
+    """The model. It owns no numbers: ``bind`` gives it a flat vector of ``size`` weights and one for gradients."""
+
+    def __init__(self, config: ModelParams, vocab_size: int) -> None:
+        self.embed = nn.Embedding(vocab_size, config.d_model)
+        self.blocks = [Block(config) for _ in range(config.n_layers)]
+        self.ln_final = nn.LayerNorm(config.d_model)
+        self._config = config
+        V, C, F, L = vocab_size, config.d_model, config.d_ff, config.n_layers
+        assert self.size == V * C + L * (4 * C**2 + 2 * C * F + F + C + 4 * C) + 2 * C
+
+    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
+        super().bind(weights, grads)
+        head_size = self._config.d_model // self._config.n_heads
+        self._rotations = ops.rope_rotations(self._config.context, head_size, ROPE_BASE, weights.dtype)
+
+    def hidden(self, tape: Tape, tokens: np.ndarray, dropout: Dropout | None = None, taps: dict[str, np.ndarray] | None = None) -> Tensor:
+        """Tokens (B, T) -> the final LayerNorm's output (N, C). ``taps``, if given, collects the activations by name."""
+        taps = {} if taps is None else taps
+        x = self.embed(tape, tokens)
+        keep = dropout.keep(tape, dropout.embed, x.data.shape) if dropout else None
+        if keep is not None:
+            x = ops.dropout(tape, x, keep=keep)
+        taps["embed_out"] = x.data
+        mask = attention_mask(tokens, x.data.dtype)
+        for index, block in enumerate(self.blocks):
+            x = block(tape, x, mask, self._rotations, dropout)
+            taps[f"block_{index}_out"] = x.data
+        x = self.ln_final(tape, x)
+        taps["final_ln_out"] = x.data
+        return x
+
+    def loss(self, tape: Tape, shard: Microshard, n_targets: int, dropout: Dropout | None = None) -> Tensor:
+        """This microshard's part of the mean cross entropy over the ``n_targets`` real targets of its batch, in nats: (1,)."""
+        hidden = self.hidden(tape, shard.tokens, dropout)
+        targets, loss_mask = shard.targets.reshape(-1), shard.loss_mask.reshape(-1)
+        return ops.tied_cross_entropy(tape, hidden, self.embed.weight, targets=targets, loss_mask=loss_mask, n_targets=n_targets)
+
+    def logits(self, tape: Tape, tokens: np.ndarray, taps: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Tokens (B, T) -> (B, T, V), without dropout."""
+        logits = ops.linear(tape, self.hidden(tape, tokens, taps=taps), self.embed.weight).data
+        if taps is not None:
+            taps["logits"] = logits
+        return logits.reshape(*tokens.shape, -1)
+
+
+def attention_mask(tokens: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(B, T) -> (B, 1, key, query): 0 where the query may see the key, -inf for a later key or a pad."""
+    T = tokens.shape[1]
+    causal = np.arange(T)[:, None] <= np.arange(T)
+    visible = causal & (tokens != PAD)[:, :, None]  # (B, key, query)
+    return np.where(visible, dtype.type(0), dtype.type(-np.inf))[:, None]
+
+
+def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
+    """A flat float32 vector of fresh weights.
+
+    The embedding is 0.02 * N(0, 1); matrices are N(0, 1/in_features), those that write to the residual
+    stream divided by sqrt(2 * n_layers), so that the stream's variance does not grow with depth (Radford
+    et al. 2019). Gains are 1, biases 0.
+    """
+    weights = np.zeros(model.size, dtype=np.float32)
+    for name, view in model.views(weights).items():
+        if view.ndim == 1:
+            view[:] = 1.0 if name.split(".")[-2].startswith("ln") and name.endswith("weight") else 0.0
+            continue
+        std = INIT_STD if name == "embed.weight" else 1 / math.sqrt(view.shape[1])
+        if name.endswith(("attn.o.weight", "ffn.down.weight")):
+            std /= math.sqrt(2 * len(model.blocks))
+        view[:] = std * rng.standard_normal(view.shape)
+    return weights
+
+
+def token_nll(model: MiniGPT, store: TokenStore, tape: Tape, batch_size: int = 32) -> np.ndarray:
+    """-log p of every target of a store, in nats, float64, in the order of its tokens (``<bos>`` is no target).
+
+    Runs without dropout and without recording; ``tape`` lends its memory and its rounding.
+    """
+    parts = []
+    for start in range(0, len(store), batch_size):
+        tape.reset()
+        shard = pad(store, np.arange(start, min(start + batch_size, len(store))))
+        logits = model.logits(tape, shard.tokens)[shard.loss_mask].astype(np.float64)  # (targets, V)
+        logits -= logits.max(axis=1, keepdims=True)
+        target_logits = logits[np.arange(len(logits)), shard.targets[shard.loss_mask]]
+        parts.append(np.log(np.exp(logits).sum(axis=1)) - target_logits)
+    return np.concatenate(parts)

@@ -1,0 +1,184 @@
+"""``params.yaml`` as typed, validated values: each key with its meaning and its allowed range.
+
+A field's annotation is its type; ``_key`` gives the range in words and as a test. ``read_params`` is
+the only way in: an unknown key, a missing one, a wrong type or a value out of range is named.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from minitrain import files
+from minitrain.errors import UserError
+
+
+def _key(expected: str, holds: Callable[[Any], bool]) -> Any:
+    return field(metadata={"expected": expected, "holds": holds})
+
+
+def _at_least(low: int) -> Any:
+    return _key(f"a whole number of at least {low}", lambda value: low <= value <= 10**9)
+
+
+def _fraction() -> Any:
+    return _key("a number in (0, 1)", lambda value: 0 < value < 1)
+
+
+def _probability() -> Any:
+    return _key("a number in [0, 1)", lambda value: 0 <= value < 1)
+
+
+def _positive() -> Any:
+    return _key("a number above 0 and at most 1e6", lambda value: 0 < value <= 1e6)
+
+
+def _relative_path() -> Any:
+    return _key("a path inside the project", lambda value: value != "" and not value.startswith("/") and ".." not in Path(value).parts)
+
+
+@dataclass(frozen=True)
+class DataParams:
+    shards: str = _relative_path()  # folder of *.jsonl
+    manifest: str = _relative_path()  # what pins them
+
+
+@dataclass(frozen=True)
+class SplitParams:
+    by: str = _key("cell, verb_tense or verb", lambda value: value in ("cell", "verb_tense", "verb"))
+    seed: int = _at_least(0)
+    val_fraction: float = _fraction()  # of the finite cells (or groups of them)
+    test_fraction: float = _fraction()
+
+
+@dataclass(frozen=True)
+class TokenizerParams:
+    vocab_size: int = _key("a whole number from 5 to 65535", lambda value: 5 <= value <= 65535)
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """The shape of MiniGPT. The values in the repository are the locked config: 103,680 parameters."""
+
+    d_model: int = _at_least(2)
+    n_heads: int = _at_least(1)
+    n_layers: int = _at_least(1)
+    d_ff: int = _at_least(1)
+    context: int = _at_least(1)  # tokens that the model reads at once
+
+    def check(self) -> None:
+        if self.d_model % self.n_heads != 0 or (self.d_model // self.n_heads) % 2 != 0:
+            raise UserError(
+                f"model.d_model: expected a multiple of 2 * n_heads = {2 * self.n_heads} (each head rotates pairs), got {self.d_model}."
+            )
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    seed: int = _at_least(0)
+    steps: int = _at_least(1)
+    batch_size: int = _at_least(1)  # sequences a step
+    microshards: int = _at_least(1)  # parts a batch is cut into; decides the order of sums, so the bits
+    lr: float = _positive()  # after warm-up
+    lr_final: float = _positive()  # at the last step
+    warmup_steps: int = _at_least(0)
+    beta1: float = _probability()
+    beta2: float = _probability()
+    eps: float = _positive()
+    weight_decay: float = _key("a number from 0 to 10", lambda value: 0 <= value <= 10)  # on 2-D tensors
+    clip_norm: float = _positive()
+    ema_decay: float = _probability()  # of the averaged weights, which are evaluated and exported
+    embed_dropout: float = _probability()
+    residual_dropout: float = _probability()
+    attention_dropout: float = _probability()
+    eval_every: int = _at_least(1)  # steps
+    checkpoint_every: int = _at_least(1)  # steps
+
+    def check(self) -> None:
+        if self.lr_final > self.lr:
+            raise UserError(f"train.lr_final: expected at most train.lr = {self.lr}, got {self.lr_final}.")
+        if self.microshards > self.batch_size:
+            raise UserError(f"train.microshards: expected at most train.batch_size = {self.batch_size}, got {self.microshards}.")
+
+
+@dataclass(frozen=True)
+class NgramParams:
+    max_order: int = _key("a whole number from 2 to 10", lambda value: 2 <= value <= 10)
+    alpha: float = _positive()  # added to each count
+    discount: float = _fraction()  # of Kneser-Ney
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of ``params.yaml``, a section each."""
+
+    data: DataParams
+    split: SplitParams
+    tokenizer: TokenizerParams
+    model: ModelParams
+    train: TrainParams
+    ngram: NgramParams
+
+    def check(self) -> None:
+        if self.split.val_fraction + self.split.test_fraction >= 1:
+            raise UserError("split.val_fraction + split.test_fraction: expected less than 1, so that something is left to train on.")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, which takes the last of two equal keys, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise UserError(f"line {key_node.start_mark.line + 1}: key '{key_node.value}' stands twice. Remove one.")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_params(path: Path = Path("params.yaml")) -> Params:
+    """The validated content of ``params.yaml``; UserError names the key, what was expected and what was got."""
+    text = files.read_text(path)
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+        return _section("", Params, value)  # type: ignore[no-any-return]
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _section(name: str, cls: Any, value: Any) -> Any:
+    """Build ``cls`` from a mapping, checking every key; ``name`` is the dotted name of the section."""
+    if not isinstance(value, dict):
+        raise UserError(f"{name or 'the file'}: expected keys {', '.join(f.name for f in fields(cls))}, got {value!r:.60}.")
+    known = {f.name: f for f in fields(cls)}
+    for key in value:
+        if key not in known:
+            raise UserError(f"unknown key {_dotted(name, str(key))}. {name or 'The file'} has the keys {', '.join(known)}.")
+    for key in known:
+        if key not in value:
+            raise UserError(f"key {_dotted(name, key)} is missing.")
+    built = cls(**{key: _value(_dotted(name, key), known[key], value[key]) for key in known})
+    if hasattr(built, "check"):
+        built.check()
+    return built
+
+
+def _value(name: str, spec: Any, value: Any) -> Any:
+    if "expected" not in spec.metadata:
+        return _section(name, spec.type, value)
+    if spec.type is float and type(value) is int:
+        value = float(value)
+    if type(value) is not spec.type:
+        hint = " (YAML reads 1e-8 as text; write 1.0e-8)" if spec.type is float and isinstance(value, str) else ""
+        raise UserError(f"{name}: expected {spec.metadata['expected']}, got {type(value).__name__} {value!r:.60}{hint}.")
+    if not spec.metadata["holds"](value):
+        raise UserError(f"{name}: expected {spec.metadata['expected']}, got {value!r:.60}.")
+    return value
+
+
+def _dotted(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
