@@ -8,7 +8,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,32 @@ def write_json(path: Path, value: Any) -> None:
 def canonical_json(value: Any) -> str:
     """The one spelling of ``value`` as JSON, so that equal values have equal digests."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_metrics(path: Path, value: Any) -> None:
+    """Write canonical JSON with every float rounded to six significant digits, see ``rounded``."""
+    write_json(path, rounded(value))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with a header. Floats keep nine significant digits, which tell any two float32 apart."""
+    lines = [",".join(format(cell, ".9g") if isinstance(cell, float) else str(cell) for cell in row) for row in rows]
+    write_text(path, "\n".join([",".join(columns), *lines]) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """``value`` with every float in it rounded to six significant digits.
+
+    Metrics are sums of float64 logarithms from the C library, which may differ in the last bit between
+    versions of it. What people compare need not depend on that bit.
+    """
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,0 +1,162 @@
+"""MLflow: a window onto manifests and metrics files, never their source.
+
+Everything here is read back from files that are safe on disk, so a lost store fills itself again: each
+function first finds the run of the model (by the model file's hash) and makes it when there is none.
+The store is ``mlflow.db`` in the project's root, where ``mlflow ui`` looks, unless
+``MLFLOW_TRACKING_URI`` names another.
+"""
+
+import csv
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of mlflow's own dependencies
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+from minitrain import files  # noqa: E402
+from minitrain.errors import UserError  # noqa: E402
+
+EXPERIMENT = "minitrain-phase18"
+HASH_TAG = "model_sha256"
+BATCH = 1000  # metrics in one call: MLflow's limit
+PARAM_BATCH = 100
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def training_run(models: Path, plots: Path) -> str:
+    """``runs:/ID`` of the run of the one model in ``models``; filled from its manifest and the logs in ``plots`` when there is none."""
+    with _mlflow():
+        client = _client()
+        run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots)
+        return f"runs:/{run_id}"
+
+
+def add_results(models: Path, plots: Path, stage: str) -> None:
+    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage.key``, all files as artifacts."""
+    with _mlflow():
+        client = _client()
+        run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
+        now = _now()
+        numbers = _numbers(files.read_json(plots / stage / "metrics.json"))
+        _log(client, run_id, [Metric(f"{stage}.{name}", value, now, 0) for name, value in numbers])
+        client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
+
+
+def recorded_run(models: Path) -> dict[str, Any]:
+    """What the store says of the model's run: its id, name, parameters, tags, and the history of ``loss``."""
+    with _mlflow():
+        client = _client()
+        run_id = _find_run(client, _manifest(models))
+        if run_id is None:
+            raise UserError(f"{tracking_uri()}: expected a run of the model in {models}, found none.")
+        run = client.get_run(run_id)
+        history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
+        return {"id": run_id, "name": run.info.run_name, "params": run.data.params, "tags": run.data.tags, "loss": history, "metrics": run.data.metrics}
+
+
+def _client() -> MlflowClient:
+    return MlflowClient(tracking_uri=tracking_uri())
+
+
+def _manifest(models: Path) -> dict[str, Any]:
+    found = sorted(models.glob("minigpt-phase18-*.manifest.json"))
+    if len(found) != 1:
+        raise UserError(f"{models}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train")
+    manifest: dict[str, Any] = files.read_json(found[0])
+    return manifest
+
+
+def _experiment(client: MlflowClient) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    local = tracking_uri().startswith("sqlite:")
+    return str(client.create_experiment(EXPERIMENT, artifact_location=Path("mlruns").resolve().as_uri() if local else None))
+
+
+def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
+    # The lineage as well: other code may train the same bytes, and that is another run.
+    query = f"tags.{HASH_TAG} = '{manifest['files'][manifest['model']]}' and tags.lineage = '{manifest['lineage']}'"
+    whole = None
+    for run in client.search_runs([_experiment(client)], query):
+        if run.info.status == "FINISHED":
+            whole = str(run.info.run_id)
+        else:  # killed while it was being filled
+            client.delete_run(run.info.run_id)
+    return whole
+
+
+def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
+    manifest = _manifest(models)
+    tags = {HASH_TAG: manifest["files"][manifest["model"]], "lineage": manifest["lineage"], "code_digest": manifest["code_digest"]}
+    run = client.create_run(_experiment(client), run_name=manifest["model"].removesuffix(".safetensors"), tags=tags)
+    run_id, now = str(run.info.run_id), _now()
+    settings = [Param(name, str(value)) for name, value in _leaves(manifest["config"])]
+    settings += [Param("parameters", str(manifest["parameters"])), Param("data_manifest_sha256", manifest["data_manifest_sha256"])]
+    for start in range(0, len(settings), PARAM_BATCH):
+        client.log_batch(run_id, params=settings[start : start + PARAM_BATCH])
+    metrics = [
+        Metric(name, float(value), now, int(row["step"]))
+        for table in ("log.csv", "evaluations.csv")
+        for row in csv.DictReader(files.read_text(plots / table).splitlines())
+        for name, value in row.items()
+        if name != "step"
+    ]
+    metrics += [Metric(f"best_{name}" if not name.startswith("best") else name, value, now, 0) for name, value in _numbers(manifest["metrics"])]
+    _log(client, run_id, metrics)
+    client.log_batch(run_id, tags=[RunTag("model_file", manifest["model"])])
+    client.log_artifact(run_id, str(models / manifest["model"].replace(".safetensors", ".manifest.json")))
+    client.log_artifacts(run_id, str(plots), artifact_path="plots/train")
+    client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings with dotted names."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _numbers(value: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, float(item)) for name, item in _leaves(value) if isinstance(item, int | float)]
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+@contextmanager
+def _mlflow() -> Iterator[None]:
+    """Around every use of MLflow: its own warnings are not ours, and its errors become one clear line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MlflowException, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset MLFLOW_TRACKING_URI) and run dvc repro again."
+        ) from error

@@ -1,0 +1,149 @@
+"""Stage fp16-drift: what would rounding to fp16 or bf16 do to the trained model, layer by layer?
+
+Reads ``models/``, ``data/batches/``. Leaves ``plots/fp16-drift/``. Nothing is trained in a narrow
+format: float32 numbers are rounded and the rest of the arithmetic stays float32.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minitrain import files
+from minitrain.batches import Microshard, TokenStore, pad
+from minitrain.errors import run_command
+from minitrain.minitorch.tape import Tape
+from minitrain.model import MiniGPT, token_nll
+from minitrain.params import Params, read_params
+from minitrain.precision import FORMATS, Format
+from minitrain.tokenizer import Tokenizer
+from stages.inputs import Batches, Export, model_of, read_batches, read_model
+from stages.paths import MODELS, PLOTS
+
+MODES = ("weights", "weights_and_activations")  # the second rounds the result of every operation as well
+
+
+class Flip(NamedTuple):
+    """A position at which the most likely token changes."""
+
+    format: str
+    mode: str
+    context: str
+    target: str
+    before: str
+    after: str
+    margin: float  # in float32, of the best logit over the one that overtakes it
+
+
+def measure(params: Params, batches: Batches, export: Export) -> tuple[dict[str, Any], list[Flip]]:
+    """The drift at each layer under each format and mode on the validation set, and every changed argmax."""
+    store = batches.stores["val"]
+    shard = pad(store, np.arange(len(store)))
+    exact = export.model()
+    reference = _activations(exact, shard, None)
+    result: dict[str, Any] = {
+        "perplexity_fp32": _perplexity(exact, store, None),
+        "largest_activation": {layer: float(np.abs(x).max()) for layer, x in reference.items()},
+        "positions": int(shard.loss_mask.sum()),
+    }
+    flips: list[Flip] = []
+    for fmt in FORMATS:
+        rounded = model_of(fmt.round(export.weights), params.model, params.tokenizer.vocab_size)
+        largest = max(result["largest_activation"].values())
+        result[fmt.name] = {"unit_roundoff": fmt.unit_roundoff, "max": fmt.max, "largest_activation_over_max": largest / fmt.max}
+        for mode in MODES:
+            rounding = fmt if mode == "weights_and_activations" else None
+            drifted = _activations(rounded, shard, rounding)
+            new_flips = list(_flips(fmt, mode, reference["logits"], drifted["logits"], shard, batches.tokenizer))
+            flips += new_flips
+            result[fmt.name][mode] = {
+                "layers": {layer: _drift(reference[layer], drifted[layer]) for layer in reference},
+                "argmax_flips": len(new_flips),
+                "perplexity": _perplexity(rounded, store, rounding),
+            }
+    return result, flips
+
+
+def _activations(model: MiniGPT, shard: Microshard, rounding: Format | None) -> dict[str, np.ndarray]:
+    """What leaves each layer at the real positions: (positions, channels) by name, in order."""
+    taps: dict[str, np.ndarray] = {}
+    model.logits(Tape(np.float32, recording=False, rounding=rounding.round if rounding else None), shard.tokens, taps)
+    return {layer: x[shard.loss_mask.reshape(-1)] for layer, x in taps.items()}
+
+
+def _perplexity(model: MiniGPT, store: TokenStore, rounding: Format | None) -> float:
+    tape = Tape(np.float32, recording=False, rounding=rounding.round if rounding else None)
+    return math.exp(float(token_nll(model, store, tape).mean()))
+
+
+def _drift(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float]:
+    """||drifted - exact|| / ||exact|| over all positions, and the largest single difference, absolute and over the largest value."""
+    exact, drifted = exact.astype(np.float64), drifted.astype(np.float64)
+    difference = np.abs(drifted - exact)
+    return {
+        "relative_l2": float(np.sqrt((difference**2).sum() / (exact**2).sum())),
+        "max_error": float(difference.max()),
+        "relative_max_error": float(difference.max() / np.abs(exact).max()),
+    }
+
+
+def _flips(fmt: Format, mode: str, exact: np.ndarray, drifted: np.ndarray, shard: Microshard, tokenizer: Tokenizer) -> Iterator[Flip]:
+    before, after = exact.argmax(axis=1), drifted.argmax(axis=1)
+    where = np.argwhere(shard.loss_mask)  # (positions, 2): sequence, time
+    for index in np.flatnonzero(before != after).tolist():
+        row, time = where[index].tolist()
+        margin = float(exact[index, before[index]] - exact[index, after[index]])
+        names = [tokenizer.tokens[token] for token in (int(shard.targets[row, time]), int(before[index]), int(after[index]))]
+        yield Flip(fmt.name, mode, tokenizer.decode(shard.tokens[row, : time + 1].tolist()), *names, margin)
+
+
+def flips_page(flips: list[Flip], positions: int) -> str:
+    """The list of flips for people, in Markdown."""
+    lines = [
+        "# Changed argmax",
+        "",
+        f"Positions of the validation set ({positions}) at which the most likely next token is another one after rounding.",
+        "`margin` is by how much float32 preferred its choice: flips happen where two tokens were nearly equal.",
+        "",
+        "| format | rounded | context | target | fp32 | rounded to | margin |",
+        "|---|---|---|---|---|---|---:|",
+    ]
+    lines += [f"| {f.format} | {f.mode} | `{f.context}` | `{f.target}` | `{f.before}` | `{f.after}` | {f.margin:.3g} |" for f in flips]
+    if not flips:
+        lines.append("| none | | | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def series(metrics: dict[str, Any], layers: list[str], measure_name: str) -> tuple[list[str], list[list[Any]]]:
+    """A table for plotting, a row a layer: one measure under each format and mode, and each format's bound."""
+    lines = [(fmt.name, mode) for fmt in FORMATS for mode in MODES]
+    columns = ["layer", *(f"{name}_{mode}" for name, mode in lines), *(f"{fmt.name}_unit_roundoff" for fmt in FORMATS)]
+    bounds = [fmt.unit_roundoff for fmt in FORMATS]
+    return columns, [[layer, *(metrics[name][mode]["layers"][layer][measure_name] for name, mode in lines), *bounds] for layer in layers]
+
+
+def main() -> None:
+    from minitrain import figures
+
+    params = read_params()
+    export = read_model(params)
+    metrics, flips = measure(params, read_batches(params), export)
+    folder = PLOTS / "fp16-drift"
+    layers = list(metrics["largest_activation"])
+    for measure_name in ("relative_l2", "relative_max_error"):
+        files.write_csv(folder / f"{measure_name}.csv", *series(files.rounded(metrics), layers, measure_name))
+    files.write_text(folder / "argmax_flips.md", flips_page(flips, metrics["positions"]))
+    files.write_bytes(folder / "drift_per_layer.png", figures.drift_per_layer(files.rounded(metrics), layers, MODES))
+    files.write_metrics(folder / "metrics.json", metrics)
+    for fmt in FORMATS:
+        worst = metrics[fmt.name][MODES[1]]
+        print(f"{fmt.name}, weights and activations: logits {worst['layers']['logits']['relative_l2']:.2e} off, {worst['argmax_flips']} argmax flips")
+
+    from minitrain import tracking
+
+    tracking.add_results(MODELS, PLOTS, "fp16-drift")
+
+
+if __name__ == "__main__":
+    run_command(main)

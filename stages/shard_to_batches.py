@@ -1,0 +1,71 @@
+"""Stage shard-to-batches: from the corpus to tokenised, split, checked stores.
+
+Reads ``data/shards/``, ``data/MANIFEST.json``. Leaves ``data/batches/`` and ``plots/shard-to-batches/``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minitrain import corpus, files, sequences, tokenizer
+from minitrain.errors import run_command
+from minitrain.params import Params, read_params
+from minitrain.split import SPLITS, split_cells
+from stages.paths import BATCHES, PLOTS
+
+
+def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[int]]]:
+    """The files of ``data/batches/`` by name, the metrics, and a table of (length, sequences of that length by split)."""
+    manifest = Path(params.data.manifest)
+    rows = [row for row in corpus.read_corpus(Path(params.data.shards), manifest) if row.label == "correct"]
+    split_of = split_cells(rows, params.split.by, params.split.seed, params.split.val_fraction, params.split.test_fraction)
+    rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
+    texts_of = {split: sequences.sequence_texts(rows_of[split]) for split in SPLITS}
+    sequences.check_no_leak(texts_of)
+
+    # Trained on train alone: a merge learned from a held-out form would leak it.
+    bpe = tokenizer.train(texts_of["train"], params.tokenizer.vocab_size)
+    cell_ids = {cell: index for index, cell in enumerate(sorted(split_of))}
+    made = {split: sequences.make_store(rows_of[split], cell_ids, bpe, params.model.context) for split in SPLITS}
+    cells = [
+        {"cell": row.cell, "verb": row.verb_lemma, "tense": row.tense, "person": row.person}
+        | {"english_regularity": row.english_regularity, "spanish_regularity": row.spanish_regularity, "split": split_of[row.cell]}
+        for row in sorted(rows, key=lambda row: row.cell)
+    ]
+    stats = {
+        split: {
+            "cells": len(rows_of[split]),
+            "sequences": len(store),
+            "targets": int((store.lengths - 1).sum()),
+            "mean_tokens": float(store.lengths.mean()),
+            "max_tokens": int(store.lengths.max()),
+            "unknown_characters": unknown,
+        }
+        for split, (store, unknown) in made.items()
+    }
+    metrics = {"vocab_size": len(bpe.tokens), "merges": len(bpe.merges), **stats}
+    content = {f"{split}.safetensors": files.encode_tensors(store.arrays()) for split, (store, _) in made.items()}
+    content["tokenizer.json"] = files.canonical_json(bpe.to_json()).encode()
+    content["cells.json"] = files.canonical_json(cells).encode()
+    summary = {"data_manifest_sha256": files.sha256_file(manifest), "splits": files.rounded(stats)}
+    content["summary.json"] = files.canonical_json(summary).encode()
+
+    histogram = {split: np.bincount(store.lengths) for split, (store, _) in made.items()}
+    longest = max(len(counts) for counts in histogram.values())
+    table = [[length, *(int(counts[length]) if length < len(counts) else 0 for counts in histogram.values())] for length in range(2, longest)]
+    return content, metrics, table
+
+
+def main() -> None:
+    content, metrics, table = build(read_params())
+    for name, data in content.items():
+        files.write_bytes(BATCHES / name, data)
+    plots = PLOTS / "shard-to-batches"
+    files.write_csv(plots / "lengths.csv", ["tokens", *SPLITS], table)
+    files.write_metrics(plots / "metrics.json", metrics)
+    print(", ".join(f"{split}: {metrics[split]['sequences']} sequences of {metrics[split]['targets']} targets" for split in SPLITS))
+
+
+if __name__ == "__main__":
+    run_command(main)
