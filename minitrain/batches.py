@@ -26,7 +26,9 @@ STORE_LAYOUT: dict[str, tuple[str, tuple[int | None, ...]]] = {
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The n sequences of a split: sequence i is ``tokens[offsets[i]:offsets[i+1]]``, ``<bos>`` and ``<eos>`` included."""
+    """The n sequences of a split: sequence i is ``tokens[offsets[i]:offsets[i+1]]``, ``<bos>`` and ``<eos>``
+    included.
+    """
 
     tokens: np.ndarray  # uint16, flat
     offsets: np.ndarray  # int64, n + 1
@@ -48,12 +50,26 @@ class TokenStore:
     def check(self, name: str, vocab_size: int, context: int) -> None:
         """UserError, naming ``name``, unless the arrays fit together, the vocabulary and the context."""
         n = len(self.cell)
-        if n == 0 or self.offsets.shape != (n + 1,) or self.direction.shape != (n,) or self.offsets[0] != 0 or self.offsets[-1] != len(self.tokens):
-            raise UserError(f"{name}: expected offsets, cell and direction of the same {n} > 0 sequences. Make it again with shard-to-batches.")
+        if (
+            n == 0
+            or self.offsets.shape != (n + 1,)
+            or self.direction.shape != (n,)
+            or self.offsets[0] != 0
+            or self.offsets[-1] != len(self.tokens)
+        ):
+            raise UserError(
+                f"{name}: expected offsets, cell and direction of the same {n} > 0 sequences. Make it again "
+                "with shard-to-batches."
+            )
         if self.lengths.min() < 2 or self.lengths.max() > context + 1:
-            raise UserError(f"{name}: expected sequences of 2 to {context + 1} tokens (model.context + 1), got {self.lengths.min()} to {self.lengths.max()}.")
+            raise UserError(
+                f"{name}: expected sequences of 2 to {context + 1} tokens (model.context + 1), got "
+                f"{self.lengths.min()} to {self.lengths.max()}."
+            )
         if self.tokens.max() >= vocab_size or self.direction.max() >= len(DIRECTIONS):
-            raise UserError(f"{name}: expected token ids below {vocab_size} and directions below {len(DIRECTIONS)}, got other ones.")
+            raise UserError(
+                f"{name}: expected token ids below {vocab_size} and directions below {len(DIRECTIONS)}, got other ones."
+            )
 
 
 @dataclass(frozen=True)

@@ -55,15 +55,17 @@ def state_tensors(state: TrainState) -> files.Tensors:
         "model.ema": state.ema,
         "optimizer.m": state.adamw.m,
         "optimizer.v": state.adamw.v,
-        "optimizer.t": np.int64(state.adamw.t),
-        "scheduler.step": np.int64(state.step),
-        "scheduler.shape": np.array([schedule.lr, schedule.lr_final, schedule.warmup_steps, schedule.steps], dtype=np.float64),
-        "data.seed": np.int64(state.data_seed),
-        "data.epoch": np.int64(state.epoch),
-        "data.position": np.int64(state.position),
+        "optimizer.t": np.asarray(state.adamw.t, dtype=np.int64),
+        "scheduler.step": np.asarray(state.step, dtype=np.int64),
+        "scheduler.shape": np.array(
+            [schedule.lr, schedule.lr_final, schedule.warmup_steps, schedule.steps], dtype=np.float64
+        ),
+        "data.seed": np.asarray(state.data_seed, dtype=np.int64),
+        "data.epoch": np.asarray(state.epoch, dtype=np.int64),
+        "data.position": np.asarray(state.position, dtype=np.int64),
         "rng.state": _rng_to_words(state.rng),
-        "best.step": np.int64(state.best_step),
-        "best.loss": np.float64(state.best_loss),
+        "best.step": np.asarray(state.best_step, dtype=np.int64),
+        "best.loss": np.asarray(state.best_loss, dtype=np.float64),
         "best.weights": state.best_weights,
         "log.steps": np.array(state.log, dtype=np.float64).reshape(-1, 3),
         "log.evaluations": np.array(state.evaluations, dtype=np.float64).reshape(-1, 2),
@@ -105,7 +107,9 @@ def machine_digests(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 
 def load_state(path: Path, size: int) -> TrainState:
-    """The train state in a file, for a model of ``size`` parameters; UserError when the file is not whole or does not fit."""
+    """The train state in a file, for a model of ``size`` parameters; UserError when the file is not whole or
+    does not fit.
+    """
     return state_from_tensors(files.load_tensors(path, state_layout(size)))
 
 

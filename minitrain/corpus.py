@@ -94,23 +94,38 @@ def parse_row(line: str, where: str) -> Row:
             raise UserError(f"{where}: unknown key '{key}'. A row has the keys {', '.join(KEYS)}.")
         expected: type = int if key == "seed" else str
         if type(content) is not expected and not (content is None and key in NULLABLE):
-            raise UserError(f"{where}: key '{key}': expected {expected.__name__}, got {type(content).__name__}: {content!r:.60}.")
+            raise UserError(
+                f"{where}: key '{key}': expected {expected.__name__}, got {type(content).__name__}: {content!r:.60}."
+            )
         if content == "":
             raise UserError(f"{where}: key '{key}': expected some text, got an empty string.")
         if key in CHOICES and content not in CHOICES[key]:
-            raise UserError(f"{where}: key '{key}': expected one of {', '.join(map(str, CHOICES[key]))}, got {content!r:.60}.")
+            raise UserError(
+                f"{where}: key '{key}': expected one of {', '.join(map(str, CHOICES[key]))}, got {content!r:.60}."
+            )
     row = Row(**value)
     for key in ("text", "spanish"):
         if not getattr(row, key).isprintable():
-            raise UserError(f"{where}: key '{key}': expected one line of printable text, got {getattr(row, key)!r:.60}.")
+            raise UserError(
+                f"{where}: key '{key}': expected one line of printable text, got {getattr(row, key)!r:.60}."
+            )
     if (row.tense == "infinitive") != (row.person is None):
-        raise UserError(f"{where}: key 'person': expected null for an infinitive and a person otherwise, got {row.person!r} for {row.tense}.")
+        raise UserError(
+            f"{where}: key 'person': expected null for an infinitive and a person otherwise, got {row.person!r} "
+            f"for {row.tense}."
+        )
     wrong = row.label == "mis_conjugated"
     for key in ("mis_conjugation_type", "correct_form"):
         if (getattr(row, key) is not None) != wrong:
-            raise UserError(f"{where}: key '{key}': expected {'text' if wrong else 'null'} for label {row.label}, got {getattr(row, key)!r:.60}.")
+            raise UserError(
+                f"{where}: key '{key}': expected {'text' if wrong else 'null'} for label {row.label}, got "
+                f"{getattr(row, key)!r:.60}."
+            )
     if row.fingerprint != fingerprint(row.text):
-        raise UserError(f"{where}: key 'fingerprint': expected {fingerprint(row.text)} for the text {row.text!r:.60}, got {row.fingerprint!r:.80}.")
+        raise UserError(
+            f"{where}: key 'fingerprint': expected {fingerprint(row.text)} for the text {row.text!r:.60}, got "
+            f"{row.fingerprint!r:.80}."
+        )
     return row
 
 
@@ -124,7 +139,9 @@ def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         raise UserError(f"{folder}: expected a folder of shards, found none. See data.shards in params.yaml.")
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
-        raise UserError(f"{folder}: expected at least one shard (*.jsonl), found none. Make them with: python -m minitrain.corpus")
+        raise UserError(
+            f"{folder}: expected at least one shard (*.jsonl), found none. Make them with: python -m minitrain.corpus"
+        )
     rows: list[Row] = []
     shards = []
     place: dict[tuple[str, str], str] = {}  # what must be unique -> where it was seen first
@@ -140,14 +157,17 @@ def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
             for kind, key in unique:
                 first = place.setdefault((kind, key), where)
                 if first != where:
-                    raise UserError(f"{where}: duplicate {kind}: {row.id} ({row.text!r}) repeats {first}. Remove one of the two.")
+                    raise UserError(
+                        f"{where}: duplicate {kind}: {row.id} ({row.text!r}) repeats {first}. Remove one of the two."
+                    )
             rows.append(row)
         shards.append({"file": path.name, "rows": len(lines), "sha256": files.sha256(text.encode())})
     right = {row.cell: row for row in rows if row.label == "correct"}
     for row in rows:
         if row.label == "mis_conjugated" and row.cell in right and row.correct_form != right[row.cell].text:
             raise UserError(
-                f"{place['id', row.id]}: key 'correct_form': expected {right[row.cell].text!r} as in {place['cell', row.cell]}, got {row.correct_form!r}."
+                f"{place['id', row.id]}: key 'correct_form': expected {right[row.cell].text!r} as in "
+                f"{place['cell', row.cell]}, got {row.correct_form!r}."
             )
     return rows, {"schema_version": SCHEMA_VERSION, "shards": shards, "counts": _counts(rows)}
 
@@ -156,7 +176,10 @@ def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
     """All rows of the shards in ``folder``, after checking them against the schema and the manifest."""
     manifest = files.read_json(manifest_path)
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{manifest_path}: key 'schema_version': expected {SCHEMA_VERSION}. Make the manifest with: python -m minitrain.corpus")
+        raise UserError(
+            f"{manifest_path}: key 'schema_version': expected {SCHEMA_VERSION}. Make the manifest with: python "
+            "-m minitrain.corpus"
+        )
     rows, got = read_shards(folder)
     mend = f"If the change is meant, run: python -m minitrain.corpus --pin {folder} {manifest_path}"
     pinned = {shard["file"]: shard for shard in manifest.get("shards", [])}
@@ -168,9 +191,14 @@ def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
             raise UserError(f"{folder / name}: not listed in {manifest_path}. {mend}")
         for key in ("rows", "sha256"):
             if pinned[name].get(key) != found[name][key]:
-                raise UserError(f"{folder / name}: {key}: expected {pinned[name].get(key)} as in {manifest_path}, got {found[name][key]}. {mend}")
+                raise UserError(
+                    f"{folder / name}: {key}: expected {pinned[name].get(key)} as in {manifest_path}, got "
+                    f"{found[name][key]}. {mend}"
+                )
     if manifest.get("counts") != got["counts"]:
-        raise UserError(f"{manifest_path}: key 'counts': expected what the shards hold ({got['counts']['rows']} rows). {mend}")
+        raise UserError(
+            f"{manifest_path}: key 'counts': expected what the shards hold ({got['counts']['rows']} rows). {mend}"
+        )
     return rows
 
 
@@ -195,7 +223,9 @@ def read_verbs(path: Path) -> list[Verb]:
     try:
         return [Verb(**entry) for entry in yaml.safe_load(files.read_text(path))["verbs"]]
     except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: expected a list 'verbs' of entries as minitrain.conjugation.Verb has them: {error}") from error
+        raise UserError(
+            f"{path}: expected a list 'verbs' of entries as minitrain.conjugation.Verb has them: {error}"
+        ) from error
 
 
 def make_rows(verbs: list[Verb]) -> list[Row]:
@@ -206,7 +236,7 @@ def make_rows(verbs: list[Verb]) -> list[Row]:
             for number, person in enumerate((None,) if tense == "infinitive" else PERSONS):
                 right = conjugation.english(verb, tense, number)
                 name = cell_name(verb.english, tense, person)
-                for mistake, text in {None: right, **conjugation.mistakes(verb, tense, number)}.items():
+                for mistake, text in [(None, right), *conjugation.mistakes(verb, tense, number).items()]:
                     rows.append(
                         Row(
                             id=name if mistake is None else f"{name}.{mistake}",
@@ -232,17 +262,27 @@ def shard_texts(rows: list[Row]) -> dict[str, str]:
     """The shards' content by file name: the rows dealt out in an order that only ids and SEED decide."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(f"{SEED}:{row.id}".encode()).digest())
     return {
-        f"shard-{index:02d}.jsonl": "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in ordered[index::N_SHARDS])
+        f"shard-{index:02d}.jsonl": "".join(
+            json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in ordered[index::N_SHARDS]
+        )
         for index in range(N_SHARDS)
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m minitrain.corpus", description="Make the corpus from data/verbs.yaml.")
-    parser.add_argument("--pin", nargs=2, metavar=("SHARDS", "MANIFEST"), type=Path, help="write the manifest of shards of your own instead")
-    folder, manifest = parser.parse_args().pin or (None, None)
-    if folder is None:
-        folder, manifest = Path("data/shards"), Path("data/MANIFEST.json")
+    parser = argparse.ArgumentParser(
+        prog="python -m minitrain.corpus", description="Make the corpus from data/verbs.yaml."
+    )
+    parser.add_argument(
+        "--pin",
+        nargs=2,
+        metavar=("SHARDS", "MANIFEST"),
+        type=Path,
+        help="write the manifest of shards of your own instead",
+    )
+    own: list[Path] | None = parser.parse_args().pin
+    folder, manifest = own or (Path("data/shards"), Path("data/MANIFEST.json"))
+    if own is None:
         texts = shard_texts(make_rows(read_verbs(Path("data/verbs.yaml"))))
         for name, text in texts.items():
             files.write_text(folder / name, text)
@@ -251,7 +291,10 @@ def main() -> None:
     rows, content = read_shards(folder)
     files.write_json(manifest, content)
     labels = content["counts"]["label"]
-    print(f"{folder}: {len(content['shards'])} shards, {len(rows)} rows ({', '.join(f'{n} {label}' for label, n in sorted(labels.items()))}); {manifest}")
+    print(
+        f"{folder}: {len(content['shards'])} shards, {len(rows)} rows "
+        f"({', '.join(f'{n} {label}' for label, n in sorted(labels.items()))}); {manifest}"
+    )
 
 
 if __name__ == "__main__":

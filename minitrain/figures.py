@@ -12,9 +12,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 STYLE = {
     "figure.dpi": 110,
@@ -26,17 +26,35 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#666666"  # told apart by the colour-blind too
+BLUE, ORANGE, GREEN, RED, GREY = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#666666",
+)  # told apart by the colour-blind too
 
 
-def loss_curve(log: Sequence[tuple[float, float, float]], evaluations: Sequence[tuple[int, float]], best_step: int) -> bytes:
+def loss_curve(
+    log: Sequence[tuple[float, float, float]], evaluations: Sequence[tuple[int, float]], best_step: int
+) -> bytes:
     """Training and validation loss over the steps; below, learning rate and gradient norm."""
     with matplotlib.rc_context(STYLE):
-        figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(2, 1), layout="constrained")
+        figure, (top, bottom) = plt.subplots(
+            2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(2, 1), layout="constrained"
+        )
         losses, rates, norms = zip(*log, strict=True)
         top.plot(losses, color=BLUE, alpha=0.35, linewidth=0.7, label="train, each step (with dropout)")
         steps, val_losses = zip(*evaluations, strict=True)
-        top.plot(steps, val_losses, color=RED, marker="o", markersize=2.5, linewidth=1.2, label="validation (averaged weights)")
+        top.plot(
+            steps,
+            val_losses,
+            color=RED,
+            marker="o",
+            markersize=2.5,
+            linewidth=1.2,
+            label="validation (averaged weights)",
+        )
         top.axvline(best_step, color=GREY, linestyle="--", linewidth=0.8)
         best_loss = dict(evaluations)[best_step]
         top.annotate(
@@ -68,9 +86,18 @@ def drift_per_layer(metrics: Mapping[str, Any], layers: Sequence[str], modes: Se
             for name, color in zip(formats, (BLUE, ORANGE), strict=True):
                 for mode, style in zip(modes, ("-o", "--s"), strict=True):
                     values = [metrics[name][mode]["layers"][layer][key] for layer in layers]
-                    axis.plot(range(len(layers)), values, style, color=color, markersize=4, label=f"{name}, {mode.replace('_', ' ')}")
+                    axis.plot(
+                        range(len(layers)),
+                        values,
+                        style,
+                        color=color,
+                        markersize=4,
+                        label=f"{name}, {mode.replace('_', ' ')}",
+                    )
                 bound = metrics[name]["unit_roundoff"]
-                axis.axhline(bound, color=color, linestyle=":", linewidth=1, label=f"{name}: bound of one rounding, {bound:.1e}")
+                axis.axhline(
+                    bound, color=color, linestyle=":", linewidth=1, label=f"{name}: bound of one rounding, {bound:.1e}"
+                )
             axis.set(title=label, yscale="log", xlabel="layer")
             axis.set_xticks(range(len(layers)), layers, rotation=20, ha="right")
         axes[0].set(ylabel="error against float32")
@@ -82,7 +109,9 @@ def drift_per_layer(metrics: Mapping[str, Any], layers: Sequence[str], modes: Se
 def perplexity_vs_n(metrics: Mapping[str, Any]) -> bytes:
     """Perplexity of the n-grams over n on each split, with the model and the floor as lines."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(metrics), figsize=(9.5, 4.2), sharey=True, squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(
+            1, len(metrics), figsize=(9.5, 4.2), sharey=True, squeeze=False, layout="constrained"
+        )
         for axis, (split, values) in zip(axes[0], metrics.items(), strict=True):
             _ngram_lines(axis, values)
             axis.set(title=f"{split}: held-out cells", xlabel="n-gram order n", yscale="log")
@@ -99,9 +128,13 @@ def _ngram_lines(axis: Axes, values: Mapping[str, Any]) -> None:
         orders = sorted(map(int, values[key]))
         axis.plot(orders, [values[key][str(n)] for n in orders], marker="o", markersize=4, color=color, label=label)
     axis.axhline(values["model_ppl"], color=RED, label="MiniGPT")
-    axis.annotate(f"{values['model_ppl']:.2f}", (1, values["model_ppl"]), xytext=(0, 3), textcoords="offset points", color=RED)
+    axis.annotate(
+        f"{values['model_ppl']:.2f}", (1, values["model_ppl"]), xytext=(0, 3), textcoords="offset points", color=RED
+    )
     axis.axhline(values["floor_ppl"], color=GREY, linestyle="--", label="floor (entropy of the corpus)")
-    axis.annotate(f"{values['floor_ppl']:.2f}", (1, values["floor_ppl"]), xytext=(0, 3), textcoords="offset points", color=GREY)
+    axis.annotate(
+        f"{values['floor_ppl']:.2f}", (1, values["floor_ppl"]), xytext=(0, 3), textcoords="offset points", color=GREY
+    )
 
 
 def _png(figure: Figure) -> bytes:

@@ -133,7 +133,8 @@ def encode_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     """
     # safetensors 0.8.0 writes wrong bytes for strided arrays. (ascontiguousarray makes a scalar 1-D.)
     whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
-    return safetensors.numpy.save(whole, metadata={"sha256": _digest(whole)})
+    data: bytes = safetensors.numpy.save(whole, metadata={"sha256": _digest(whole)})
+    return data
 
 
 def decode_tensors(data: bytes, name: str) -> Tensors:
@@ -145,9 +146,11 @@ def decode_tensors(data: bytes, name: str) -> Tensors:
     try:
         header_size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_size])["__metadata__"] if header_size <= len(data) else {}
-        tensors = safetensors.numpy.load(data)
+        tensors: Tensors = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{name}: expected a whole safetensors file of this project, got a damaged one: {error}.") from error
+        raise UserError(
+            f"{name}: expected a whole safetensors file of this project, got a damaged one: {error}."
+        ) from error
     if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:
         raise UserError(f"{name}: its content does not match its digest: it was altered after it was written.")
     return tensors
@@ -166,13 +169,19 @@ def load_tensors(path: Path, expected: Mapping[str, tuple[str, tuple[int | None,
     tensors = decode_tensors(read_bytes(path), str(path))
     if set(tensors) != set(expected):
         missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-        raise UserError(f"{path}: tensors missing: {missing or 'none'}; unknown: {unknown or 'none'}. Is it of another config?")
+        raise UserError(
+            f"{path}: tensors missing: {missing or 'none'}; unknown: {unknown or 'none'}. Is it of another config?"
+        )
     for key, (dtype, shape) in expected.items():
         got = tensors[key]
-        fits = len(got.shape) == len(shape) and all(want in (None, have) for want, have in zip(shape, got.shape, strict=True))
+        fits = len(got.shape) == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, got.shape, strict=True)
+        )
         if got.dtype != dtype or not fits:
             want_text = f"{dtype}{[('any' if n is None else n) for n in shape]}"
-            raise UserError(f"{path}: {key}: expected {want_text}, got {got.dtype}{list(got.shape)}. Is it of another config?")
+            raise UserError(
+                f"{path}: {key}: expected {want_text}, got {got.dtype}{list(got.shape)}. Is it of another config?"
+            )
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             raise UserError(f"{path}: {key}: expected finite numbers, got NaN or infinity.")
     return tensors

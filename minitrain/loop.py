@@ -106,7 +106,12 @@ def initial_state(model_params: ModelParams, params: TrainParams, vocab_size: in
 
 
 def train(
-    state: TrainState, train_set: TokenStore, val_set: TokenStore, model_params: ModelParams, params: TrainParams, vocab_size: int
+    state: TrainState,
+    train_set: TokenStore,
+    val_set: TokenStore,
+    model_params: ModelParams,
+    params: TrainParams,
+    vocab_size: int,
 ) -> Iterator[Event]:
     """Train from ``state`` to ``params.steps``, changing ``state`` in place and yielding what happens.
 
@@ -123,6 +128,9 @@ def train(
     averaged = MiniGPT(model_params, vocab_size)
     averaged.bind(state.ema, np.zeros_like(state.ema))
     eval_tape = Tape(np.float32, recording=False)
+    scratch = np.empty_like(
+        state.weights
+    )  # of the optimizer: fresh vectors of this size would cost more than the arithmetic
     decay = np.zeros_like(state.weights)
     for view in replicas[0].views(decay).values():
         view[:] = params.weight_decay if view.ndim == 2 else 0.0  # biases and gains must be free to leave 0
@@ -141,16 +149,18 @@ def train(
     with ThreadPoolExecutor(n_threads) as pool:
         while True:
             # Steps + 1 rounds: the last one only evaluates and saves.
-            if state.step % params.eval_every == 0 or state.step == params.steps:
-                if state.step not in (step for step, _ in state.evaluations[-1:]):  # not again after a resume
-                    yield _evaluate(state, averaged, val_set, eval_tape)
+            evaluated = any(step == state.step for step, _ in state.evaluations[-1:])  # before the run was stopped
+            if (state.step % params.eval_every == 0 or state.step == params.steps) and not evaluated:
+                yield _evaluate(state, averaged, val_set, eval_tape)
             if checkpoint_is_due(state.step, params):
                 yield CheckpointDue(state)
             if state.step == params.steps:
                 return
 
             # The batch, and the seeds of its dropout: drawn here, in one place, whatever the threads do.
-            ids, state.epoch, state.position = batch_ids(len(train_set), state.data_seed, state.epoch, state.position, params.batch_size)
+            ids, state.epoch, state.position = batch_ids(
+                len(train_set), state.data_seed, state.epoch, state.position, params.batch_size
+            )
             shards = make_microshards(train_set, ids, n_shards)
             n_targets = sum(shard.n_targets for shard in shards)  # the loss is the mean over real targets of the batch
             seeds = state.rng.integers(2**63, size=n_shards).tolist()
@@ -166,8 +176,8 @@ def train(
             grad_norm = clip_by_global_norm(grad, params.clip_norm)
             _check_step(state.step, loss, grad_norm, replicas[0].views(grad), vocab_size)
             lr = state.schedule.lr_at(state.step)
-            adamw_step(state.weights, grad, state.adamw, lr, (params.beta1, params.beta2), params.eps, decay)
-            _average(state.ema, state.weights, state.step, params.ema_decay)
+            adamw_step(state.weights, grad, state.adamw, lr, (params.beta1, params.beta2), params.eps, decay, scratch)
+            _average(state.ema, state.weights, state.step, params.ema_decay, scratch)
 
             state.log.append((loss, lr, grad_norm))
             state.step += 1
@@ -175,7 +185,9 @@ def train(
 
 
 def checkpoint_is_due(step: int, params: TrainParams) -> bool:
-    """Regularly, at the end, and at the step whose checkpoint is kept to prove that a resumed run ends in the same bytes."""
+    """Regularly, at the end, and at the step whose checkpoint is kept to prove that a resumed run ends in the
+    same bytes.
+    """
     return step % params.checkpoint_every == 0 or step in (params.steps, kept_step(params))
 
 
@@ -194,27 +206,33 @@ def _evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore, tape: T
     return Evaluation(state.step, loss, is_best)
 
 
-def _average(ema: np.ndarray, weights: np.ndarray, step: int, decay: float) -> None:
+def _average(ema: np.ndarray, weights: np.ndarray, step: int, decay: float, scratch: np.ndarray) -> None:
     """Move the running average towards the weights; faster at first, when it still holds the initial ones."""
     decay = min(decay, (1 + step) / (10 + step))
-    ema += (weights - ema) * np.float32(1 - decay)
+    np.subtract(weights, ema, out=scratch)
+    ema += np.multiply(scratch, np.float32(1 - decay), out=scratch)
 
 
 def _check_step(step: int, loss: float, grad_norm: float, grads: dict[str, np.ndarray], vocab_size: int) -> None:
     """Stop a run that cannot be right, before its weights are touched."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         broken = [name for name, grad in grads.items() if not np.isfinite(grad).all()]
-        raise UserError(f"step {step}: the loss is {loss}, the gradient norm {grad_norm}; not finite: {', '.join(broken) or 'loss'}. A lower train.lr may help.")
+        raise UserError(
+            f"step {step}: the loss is {loss}, the gradient norm {grad_norm}; not finite: "
+            f"{', '.join(broken) or 'loss'}. A lower train.lr may help."
+        )
     if step > 0:
         return
     expected = math.log(vocab_size)
     if abs(loss - expected) > FIRST_LOSS_TOLERANCE:
         raise UserError(
-            f"step 0: expected a loss within {FIRST_LOSS_TOLERANCE} of ln {vocab_size} = {expected:.3f}, as of a model that knows nothing, got {loss:.3f}. "
+            f"step 0: expected a loss within {FIRST_LOSS_TOLERANCE} of ln {vocab_size} = {expected:.3f}, as of "
+            f"a model that knows nothing, got {loss:.3f}. "
             "Look at the initialisation, the shift between tokens and targets, and the reduction of the loss."
         )
     low, high = FIRST_GRAD_NORM
     if not low <= grad_norm <= high:
         raise UserError(
-            f"step 0: expected a gradient norm in [{low}, {high}], got {grad_norm:.3g}. Look at the initialisation and at the reduction of the loss (mean, not sum)."
+            f"step 0: expected a gradient norm in [{low}, {high}], got {grad_norm:.3g}. Look at the "
+            "initialisation and at the reduction of the loss (mean, not sum)."
         )

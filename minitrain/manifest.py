@@ -17,7 +17,13 @@ PACKAGES = ("numpy", "safetensors")  # those whose code computes or writes the m
 
 
 def plan(
-    model: ModelParams, train: TrainParams, vocab_size: int, data_manifest: str, data: Mapping[str, str], code: str, lock: str
+    model: ModelParams,
+    train: TrainParams,
+    vocab_size: int,
+    data_manifest: str,
+    data: Mapping[str, str],
+    code: str,
+    lock: str,
 ) -> dict[str, Any]:
     """The inputs of a run. ``data`` holds the sha256 of each batch file; the other digests are hex strings."""
     config = {"model": {**asdict(model), "vocab_size": vocab_size}, "train": asdict(train)}
@@ -41,9 +47,17 @@ def lineage(planned: Mapping[str, Any]) -> str:
 
 
 def complete(
-    planned: Mapping[str, Any], model_file: str, n_parameters: int, step: int, metrics: Mapping[str, Any], states: Mapping[str, str], left: Mapping[str, str]
+    planned: Mapping[str, Any],
+    model_file: str,
+    n_parameters: int,
+    step: int,
+    metrics: Mapping[str, Any],
+    states: Mapping[str, str],
+    left: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The manifest that lies beside the model. ``states`` and ``left`` hold digests: of each state machine, taken from memory, and of each file."""
+    """The manifest that lies beside the model. ``states`` and ``left`` hold digests: of each state machine,
+    taken from memory, and of each file.
+    """
     return {
         **planned,
         "lineage": lineage(planned),

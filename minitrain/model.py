@@ -58,7 +58,9 @@ class Attention(nn.Module):
         # q, k and v lie side by side in the flat vector, so one matrix product serves all three.
         self._qkv.bind(weights[: self._qkv.size], grads[: self._qkv.size])
 
-    def __call__(self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None) -> Tensor:
+    def __call__(
+        self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None
+    ) -> Tensor:
         B, _, T, _ = mask.shape
         H, D = self._n_heads, x.data.shape[1] // self._n_heads
         qkv = ops.linear(tape, x, self._qkv)  # (N, 3C)
@@ -89,7 +91,9 @@ class Block(nn.Module):
         self.ln2 = nn.LayerNorm(config.d_model)
         self.ffn = FeedForward(config)
 
-    def __call__(self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None) -> Tensor:
+    def __call__(
+        self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None
+    ) -> Tensor:
         branch = self.attn(tape, self.ln1(tape, x), mask, rotations, dropout)
         keep = dropout.keep(tape, dropout.residual, x.data.shape) if dropout else None
         x = ops.residual(tape, x, branch, keep=keep)
@@ -114,8 +118,12 @@ class MiniGPT(nn.Module):
         head_size = self._config.d_model // self._config.n_heads
         self._rotations = ops.rope_rotations(self._config.context, head_size, ROPE_BASE, weights.dtype)
 
-    def hidden(self, tape: Tape, tokens: np.ndarray, dropout: Dropout | None = None, taps: dict[str, np.ndarray] | None = None) -> Tensor:
-        """Tokens (B, T) -> the final LayerNorm's output (N, C). ``taps``, if given, collects the activations by name."""
+    def hidden(
+        self, tape: Tape, tokens: np.ndarray, dropout: Dropout | None = None, taps: dict[str, np.ndarray] | None = None
+    ) -> Tensor:
+        """Tokens (B, T) -> the final LayerNorm's output (N, C). ``taps``, if given, collects the activations by
+        name.
+        """
         taps = {} if taps is None else taps
         x = self.embed(tape, tokens)
         keep = dropout.keep(tape, dropout.embed, x.data.shape) if dropout else None
@@ -131,14 +139,18 @@ class MiniGPT(nn.Module):
         return x
 
     def loss(self, tape: Tape, shard: Microshard, n_targets: int, dropout: Dropout | None = None) -> Tensor:
-        """This microshard's part of the mean cross entropy over the ``n_targets`` real targets of its batch, in nats: (1,)."""
+        """This microshard's part of the mean cross entropy over the ``n_targets`` real targets of its batch, in
+        nats: (1,).
+        """
         hidden = self.hidden(tape, shard.tokens, dropout)
         targets, loss_mask = shard.targets.reshape(-1), shard.loss_mask.reshape(-1)
-        return ops.tied_cross_entropy(tape, hidden, self.embed.weight, targets=targets, loss_mask=loss_mask, n_targets=n_targets)
+        return ops.tied_cross_entropy(
+            tape, hidden, self.embed.weight, targets=targets, loss_mask=loss_mask, n_targets=n_targets
+        )
 
     def logits(self, tape: Tape, tokens: np.ndarray, taps: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Tokens (B, T) -> (B, T, V), without dropout."""
-        logits = ops.linear(tape, self.hidden(tape, tokens, taps=taps), self.embed.weight).data
+        logits: np.ndarray = ops.linear(tape, self.hidden(tape, tokens, taps=taps), self.embed.weight).data
         if taps is not None:
             taps["logits"] = logits
         return logits.reshape(*tokens.shape, -1)
@@ -149,7 +161,8 @@ def attention_mask(tokens: np.ndarray, dtype: np.dtype) -> np.ndarray:
     T = tokens.shape[1]
     causal = np.arange(T)[:, None] <= np.arange(T)
     visible = causal & (tokens != PAD)[:, :, None]  # (B, key, query)
-    return np.where(visible, dtype.type(0), dtype.type(-np.inf))[:, None]
+    mask: np.ndarray = np.where(visible, dtype.type(0), dtype.type(-np.inf))
+    return mask[:, None]
 
 
 def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:

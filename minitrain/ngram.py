@@ -6,7 +6,7 @@ of every target of another, in the order of its tokens.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def add_alpha_nll(train: TokenStore, store: TokenStore, n: int, alpha: float, vo
     for gram, count in counts.items():
         contexts[gram[:-1]] += count
     probabilities = [(counts[gram] + alpha) / (contexts[gram[:-1]] + alpha * vocab_size) for gram in grams(store, n)]
-    return -np.log(np.array(probabilities))
+    return _nll(probabilities)
 
 
 def kneser_ney_nll(train: TokenStore, store: TokenStore, n: int, discount: float, vocab_size: int) -> np.ndarray:
@@ -64,4 +64,9 @@ def kneser_ney_nll(train: TokenStore, store: TokenStore, n: int, discount: float
             p = max(counts.get(part, 0) - discount, 0) / total + discount * kinds[part[:-1]] / total * p
         return p
 
-    return -np.log(np.array([probability(gram) for gram in grams(store, n)]))
+    return _nll([probability(gram) for gram in grams(store, n)])
+
+
+def _nll(probabilities: Iterable[float]) -> np.ndarray:
+    logs: np.ndarray = np.log(np.fromiter(probabilities, dtype=np.float64))
+    return -logs

@@ -68,7 +68,9 @@ def pin() -> None:
         warnings.simplefilter("ignore", ImportWarning)
         import numpy  # noqa: F401
     if numpy_was_first:
-        wrong = {k: v for k, v in fingerprint().items() if k.startswith(("openblas_", "numpy_simd")) and v != PROMISED[k]}
+        wrong = {
+            k: v for k, v in fingerprint().items() if k.startswith(("openblas_", "numpy_simd")) and v != PROMISED[k]
+        }
         if wrong:
             expected = {k: PROMISED[k] for k in wrong}
             raise ImportError(
@@ -80,10 +82,11 @@ def pin() -> None:
 def fingerprint() -> dict[str, Any]:
     """What decides the bits of a result, as it is in force now; equal on all machines of the promise."""
     import numpy
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[import-not-found]
     from threadpoolctl import threadpool_info
 
-    blas = next((lib for lib in threadpool_info() if lib["internal_api"] == "openblas"), {})
+    libraries: list[dict[str, Any]] = threadpool_info()
+    blas = next((library for library in libraries if library["internal_api"] == "openblas"), {})
     return {
         "machine": "x86_64" if platform.machine().lower() in ("x86_64", "amd64") else platform.machine(),
         "numpy": numpy.__version__,

@@ -36,7 +36,10 @@ def _positive() -> Any:
 
 
 def _relative_path() -> Any:
-    return _key("a path inside the project", lambda value: value != "" and not value.startswith("/") and ".." not in Path(value).parts)
+    return _key(
+        "a path inside the project",
+        lambda value: value != "" and not value.startswith("/") and ".." not in Path(value).parts,
+    )
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class ModelParams:
     def check(self) -> None:
         if self.d_model % self.n_heads != 0 or (self.d_model // self.n_heads) % 2 != 0:
             raise UserError(
-                f"model.d_model: expected a multiple of 2 * n_heads = {2 * self.n_heads} (each head rotates pairs), got {self.d_model}."
+                f"model.d_model: expected a multiple of 2 * n_heads = {2 * self.n_heads} (each head rotates "
+                f"pairs), got {self.d_model}."
             )
 
 
@@ -100,7 +104,9 @@ class TrainParams:
         if self.lr_final > self.lr:
             raise UserError(f"train.lr_final: expected at most train.lr = {self.lr}, got {self.lr_final}.")
         if self.microshards > self.batch_size:
-            raise UserError(f"train.microshards: expected at most train.batch_size = {self.batch_size}, got {self.microshards}.")
+            raise UserError(
+                f"train.microshards: expected at most train.batch_size = {self.batch_size}, got {self.microshards}."
+            )
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,9 @@ class Params:
 
     def check(self) -> None:
         if self.split.val_fraction + self.split.test_fraction >= 1:
-            raise UserError("split.val_fraction + split.test_fraction: expected less than 1, so that something is left to train on.")
+            raise UserError(
+                "split.val_fraction + split.test_fraction: expected less than 1, so that something is left to train on."
+            )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -133,7 +141,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
-                raise UserError(f"line {key_node.start_mark.line + 1}: key '{key_node.value}' stands twice. Remove one.")
+                raise UserError(
+                    f"line {key_node.start_mark.line + 1}: key '{key_node.value}' stands twice. Remove one."
+                )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -153,11 +163,15 @@ def read_params(path: Path = Path("params.yaml")) -> Params:
 def _section(name: str, cls: Any, value: Any) -> Any:
     """Build ``cls`` from a mapping, checking every key; ``name`` is the dotted name of the section."""
     if not isinstance(value, dict):
-        raise UserError(f"{name or 'the file'}: expected keys {', '.join(f.name for f in fields(cls))}, got {value!r:.60}.")
+        raise UserError(
+            f"{name or 'the file'}: expected keys {', '.join(f.name for f in fields(cls))}, got {value!r:.60}."
+        )
     known = {f.name: f for f in fields(cls)}
     for key in value:
         if key not in known:
-            raise UserError(f"unknown key {_dotted(name, str(key))}. {name or 'The file'} has the keys {', '.join(known)}.")
+            raise UserError(
+                f"unknown key {_dotted(name, str(key))}. {name or 'The file'} has the keys {', '.join(known)}."
+            )
     for key in known:
         if key not in value:
             raise UserError(f"key {_dotted(name, key)} is missing.")
@@ -174,7 +188,9 @@ def _value(name: str, spec: Any, value: Any) -> Any:
         value = float(value)
     if type(value) is not spec.type:
         hint = " (YAML reads 1e-8 as text; write 1.0e-8)" if spec.type is float and isinstance(value, str) else ""
-        raise UserError(f"{name}: expected {spec.metadata['expected']}, got {type(value).__name__} {value!r:.60}{hint}.")
+        raise UserError(
+            f"{name}: expected {spec.metadata['expected']}, got {type(value).__name__} {value!r:.60}{hint}."
+        )
     if not spec.metadata["holds"](value):
         raise UserError(f"{name}: expected {spec.metadata['expected']}, got {value!r:.60}.")
     return value

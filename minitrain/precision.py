@@ -41,5 +41,7 @@ def round_bf16(x: np.ndarray) -> np.ndarray:
 
 FORMATS = (
     Format("fp16", exponent_bits=5, mantissa_bits=10, max=65504.0, round=round_fp16),
-    Format("bf16", exponent_bits=8, mantissa_bits=7, max=float(np.uint32(0x7F7F0000).view(np.float32)), round=round_bf16),
+    Format(
+        "bf16", exponent_bits=8, mantissa_bits=7, max=float(np.uint32(0x7F7F0000).view(np.float32)), round=round_bf16
+    ),
 )

@@ -23,7 +23,13 @@ def gate_table(items: Sequence[Item]) -> str:
     return "\n".join([*lines, f"{len(items) - failed} passed, {failed} failed"])
 
 
-def page(items: Sequence[Item], manifest: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], run_uri: str, machine: Mapping[str, str]) -> str:
+def page(
+    items: Sequence[Item],
+    manifest: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
+    run_uri: str,
+    machine: Mapping[str, str],
+) -> str:
     """The report. ``metrics`` holds each stage's ``metrics.json`` by stage name."""
     passed = all(item.passed for item in items)
     lines = [
@@ -35,14 +41,17 @@ def page(items: Sequence[Item], manifest: Mapping[str, Any], metrics: Mapping[st
         f"- MLflow run: `{run_uri}`",
         f"- Machine of this report: {', '.join(f'{name} {value}' for name, value in machine.items())}",
         "",
-        "This file is written by `verify` at every run; the MLflow run and the machine in it change from place to place, so it is in no commit.",
+        "This file is written by `verify` at every run; the MLflow run and the machine in it change from place "
+        "to place, so it is in no commit.",
         "",
         "## The gate",
         "",
         "| | item | expected | got |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {'ok' if i.passed else '**FAIL**'} | {i.name} | {_cell(i.expected)} | {_cell(i.got)} |" for i in items]
+    lines += [
+        f"| {'ok' if i.passed else '**FAIL**'} | {i.name} | {_cell(i.expected)} | {_cell(i.got)} |" for i in items
+    ]
     if "baseline-compare" in metrics:
         lines += _against_ngrams(metrics["baseline-compare"])
     if "fp16-drift" in metrics:
@@ -63,18 +72,39 @@ def _model(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _against_ngrams(metrics: Mapping[str, Any]) -> list[str]:
-    lines = ["", "## Against the n-grams", "", "| split | model | best add-alpha | best Kneser-Ney | floor | model / best n-gram |", "|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "",
+        "## Against the n-grams",
+        "",
+        "| split | model | best add-alpha | best Kneser-Ney | floor | model / best n-gram |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for split, m in metrics.items():
-        numbers = (m["model_ppl"], m["best_add_alpha_ppl"], m["best_kneser_ney_ppl"], m["floor_ppl"], m["ratio_to_best_baseline"])
+        numbers = (
+            m["model_ppl"],
+            m["best_add_alpha_ppl"],
+            m["best_kneser_ney_ppl"],
+            m["floor_ppl"],
+            m["ratio_to_best_baseline"],
+        )
         lines.append(f"| {split} | {' | '.join(format(number, '.3f') for number in numbers)} |")
     return [*lines, "", "![perplexity over n](plots/baseline-compare/perplexity_vs_n.png)"]
 
 
 def _drift(metrics: Mapping[str, Any]) -> list[str]:
-    lines = ["", "## Drift under fp16 and bf16", "", "| format | rounded | logits, relative L2 | argmax flips | perplexity |", "|---|---|---:|---:|---:|"]
+    lines = [
+        "",
+        "## Drift under fp16 and bf16",
+        "",
+        "| format | rounded | logits, relative L2 | argmax flips | perplexity |",
+        "|---|---|---:|---:|---:|",
+    ]
     lines.append(f"| fp32 | nothing | 0 | 0 | {metrics['perplexity_fp32']:.4f} |")
     for name in ("fp16", "bf16"):
         for mode in ("weights", "weights_and_activations"):
             m = metrics[name][mode]
-            lines.append(f"| {name} | {mode.replace('_', ' ')} | {m['layers']['logits']['relative_l2']:.2e} | {m['argmax_flips']} | {m['perplexity']:.4f} |")
+            lines.append(
+                f"| {name} | {mode.replace('_', ' ')} | {m['layers']['logits']['relative_l2']:.2e} | "
+                f"{m['argmax_flips']} | {m['perplexity']:.4f} |"
+            )
     return [*lines, "", "![drift per layer](plots/fp16-drift/drift_per_layer.png)"]

@@ -15,7 +15,9 @@ def sequence_texts(rows: Iterable[Row]) -> list[str]:
     return [text for row in rows for text in (f"es:{row.spanish} / en:{row.text}", f"en:{row.text} / es:{row.spanish}")]
 
 
-def make_store(rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokenizer, context: int) -> tuple[TokenStore, int]:
+def make_store(
+    rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokenizer, context: int
+) -> tuple[TokenStore, int]:
     """The store of some correct rows, both directions each, and how many characters became ``<unk>``.
 
     Raises UserError for a sequence of more than ``context`` + 1 tokens.
@@ -26,7 +28,8 @@ def make_store(rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokeniz
     longest = int(lengths.argmax())
     if lengths[longest] > context + 1:
         raise UserError(
-            f"row {rows[longest // 2].id}: expected at most {context + 1} tokens (model.context + 1), got {lengths[longest]} for {texts[longest]!r}. "
+            f"row {rows[longest // 2].id}: expected at most {context + 1} tokens (model.context + 1), got "
+            f"{lengths[longest]} for {texts[longest]!r}. "
             "Shorten the row or raise model.context."
         )
     cell = np.repeat(np.array([cell_ids[row.cell] for row in rows], dtype=np.int32), 2)
@@ -40,4 +43,7 @@ def check_no_leak(texts_by_split: dict[str, list[str]]) -> None:
     for split, texts in texts_by_split.items():
         for text in texts:
             if seen.setdefault(text, split) != split:
-                raise UserError(f"the sequence {text!r} is in {seen[text]} and in {split}: two cells have the same sentences. Remove one of the rows.")
+                raise UserError(
+                    f"the sequence {text!r} is in {seen[text]} and in {split}: two cells have the same "
+                    "sentences. Remove one of the rows."
+                )

@@ -36,7 +36,9 @@ def import_closure(script: Path) -> list[Path]:
 
 def code_digest(script: Path) -> str:
     """sha256 over the names and contents of a script's import closure."""
-    return files.sha256("".join(f"{path.as_posix()} {files.sha256_file(path)}\n" for path in import_closure(script)).encode())
+    return files.sha256(
+        "".join(f"{path.as_posix()} {files.sha256_file(path)}\n" for path in import_closure(script)).encode()
+    )
 
 
 def pickle_uses(path: Path) -> list[str]:
@@ -48,7 +50,11 @@ def pickle_uses(path: Path) -> list[str]:
     """
     tree = ast.parse(files.read_text(path), filename=str(path))
     numpy_names = {"np", "numpy"} | {
-        alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names if alias.name == "numpy"
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "numpy"
     }
     uses = []
     for node in ast.walk(tree):
@@ -56,7 +62,11 @@ def pickle_uses(path: Path) -> list[str]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             uses += [(node.lineno, f"import of {name}") for name in names if name.split(".")[0] in UNPICKLING_MODULES]
             if isinstance(node, ast.ImportFrom) and node.module == "numpy":
-                uses += [(node.lineno, f"import of numpy.{a.name}") for a in node.names if a.name == "load" or a.name in UNPICKLING_CALLS]
+                uses += [
+                    (node.lineno, f"import of numpy.{a.name}")
+                    for a in node.names
+                    if a.name == "load" or a.name in UNPICKLING_CALLS
+                ]
         elif isinstance(node, ast.Call):
             uses += [(node.lineno, what) for what in _pickling_call(node, numpy_names)]
     return [f"{line}: {what}" for line, what in sorted(uses)]
@@ -64,8 +74,14 @@ def pickle_uses(path: Path) -> list[str]:
 
 def _pickling_call(call: ast.Call, numpy_names: set[str]) -> Iterator[str]:
     function = call.func
-    name = function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
-    of_numpy = isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id in numpy_names
+    name = (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
+    of_numpy = (
+        isinstance(function, ast.Attribute)
+        and isinstance(function.value, ast.Name)
+        and function.value.id in numpy_names
+    )
     allow = [keyword.value for keyword in call.keywords if keyword.arg == "allow_pickle"]
     forbidden = [not (isinstance(value, ast.Constant) and value.value is False) for value in allow]
     if any(forbidden):

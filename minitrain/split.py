@@ -32,7 +32,10 @@ def split_cells(rows: Iterable[Row], by: str, seed: int, val_fraction: float, te
         tense = () if by == "verb" else (members[0].tense,)
         strata[(*tense, members[0].english_regularity)].append(name)
 
-    quotas = {split: _quotas({s: len(names) for s, names in strata.items()}, f) for split, f in (("val", val_fraction), ("test", test_fraction))}
+    quotas = {
+        split: _quotas({s: len(names) for s, names in strata.items()}, f)
+        for split, f in (("val", val_fraction), ("test", test_fraction))
+    }
     persons = Counter((row.verb_lemma, row.tense) for row in rows)
     held_out: dict[str, str] = {}
     for stratum, names in sorted(strata.items()):
@@ -48,10 +51,15 @@ def split_cells(rows: Iterable[Row], by: str, seed: int, val_fraction: float, te
                 quotas[split][stratum] -= 1
                 waiting.remove(name)
                 held_out[name] = split
-    result = {row.cell: "train" if row.tense == "infinitive" else held_out.get(_group(row, by), "train") for row in rows}
+    result = {
+        row.cell: "train" if row.tense == "infinitive" else held_out.get(_group(row, by), "train") for row in rows
+    }
     for split in SPLITS:
         if split not in result.values():
-            raise UserError(f"split: no cell falls into {split}. The corpus has {len(groups)} groups by {by}; raise split.{split}_fraction or add rows.")
+            raise UserError(
+                f"split: no cell falls into {split}. The corpus has {len(groups)} groups by {by}; raise "
+                f"split.{split}_fraction or add rows."
+            )
     return result
 
 

@@ -62,14 +62,20 @@ class Tokenizer:
                 and all(isinstance(token, str) for token in tokens)
                 and all(len(token) == 1 for token in tokens[len(SPECIALS) : first])
                 and all(
-                    tokens[first + rank] == tokens[left] + tokens[right] and len(SPECIALS) <= min(left, right) <= max(left, right) < first + rank
+                    tokens[first + rank] == tokens[left] + tokens[right]
+                    and len(SPECIALS) <= min(left, right) <= max(left, right) < first + rank
                     for rank, (left, right) in enumerate(merges)
                 )
             )
         except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{name}: expected a tokenizer with 'tokens' and 'merges': {error!r}. Make it again with shard-to-batches.") from error
+            raise UserError(
+                f"{name}: expected a tokenizer with 'tokens' and 'merges': {error!r}. Make it again with "
+                "shard-to-batches."
+            ) from error
         if not whole:
-            raise UserError(f"{name}: its tokens and merges contradict each other. Make it again with shard-to-batches.")
+            raise UserError(
+                f"{name}: its tokens and merges contradict each other. Make it again with shard-to-batches."
+            )
         return tokenizer
 
 
@@ -83,7 +89,8 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     tokens = [*SPECIALS, *alphabet]
     if len(tokens) > vocab_size:
         raise UserError(
-            f"tokenizer.vocab_size: expected at least {len(tokens)} for {len(alphabet)} characters and {len(SPECIALS)} specials, got {vocab_size}."
+            f"tokenizer.vocab_size: expected at least {len(tokens)} for {len(alphabet)} characters and "
+            f"{len(SPECIALS)} specials, got {vocab_size}."
         )
     merges: list[tuple[int, int]] = []
     ids = _characters_to_ids(texts, alphabet)
@@ -93,7 +100,9 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         mergeable = counts[len(SPECIALS) :, len(SPECIALS) :]
         best = int(mergeable.max())
         if best == 0:
-            raise UserError(f"tokenizer.vocab_size: the corpus is too small for {vocab_size} entries: it ends at {len(tokens)}.")
+            raise UserError(
+                f"tokenizer.vocab_size: the corpus is too small for {vocab_size} entries: it ends at {len(tokens)}."
+            )
         left, right = min(
             (np.argwhere(mergeable == best) + len(SPECIALS)).tolist(),
             key=lambda pair: (tokens[pair[0]], tokens[pair[1]]),
@@ -126,7 +135,12 @@ def _characters_to_ids(texts: Sequence[str], alphabet: Sequence[str]) -> np.ndar
     table[[ord(start), ord(end)]] = BOS, EOS
     chunk = 10_000  # texts at a time, to bound memory
     parts = [
-        table[np.frombuffer("".join(f"{start}{text}{end}" for text in texts[at : at + chunk]).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
+        table[
+            np.frombuffer(
+                "".join(f"{start}{text}{end}" for text in texts[at : at + chunk]).encode("utf-32-le", "surrogatepass"),
+                dtype=np.uint32,
+            )
+        ]
         for at in range(0, len(texts), chunk)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)

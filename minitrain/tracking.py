@@ -24,8 +24,8 @@ with warnings.catch_warnings():
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-from minitrain import files  # noqa: E402
-from minitrain.errors import UserError  # noqa: E402
+from minitrain import files
+from minitrain.errors import UserError
 
 EXPERIMENT = "minitrain-phase18"
 HASH_TAG = "model_sha256"
@@ -34,12 +34,16 @@ PARAM_BATCH = 100
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the working folder."""
+    """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the
+    working folder.
+    """
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def training_run(models: Path, plots: Path) -> str:
-    """``runs:/ID`` of the run of the one model in ``models``; filled from its manifest and the logs in ``plots`` when there is none."""
+    """``runs:/ID`` of the run of the one model in ``models``; filled from its manifest and the logs in
+    ``plots`` when there is none.
+    """
     with _mlflow():
         client = _client()
         run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots)
@@ -47,7 +51,9 @@ def training_run(models: Path, plots: Path) -> str:
 
 
 def add_results(models: Path, plots: Path, stage: str) -> None:
-    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage.key``, all files as artifacts."""
+    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage.key``, all files as
+    artifacts.
+    """
     with _mlflow():
         client = _client()
         run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
@@ -66,7 +72,14 @@ def recorded_run(models: Path) -> dict[str, Any]:
             raise UserError(f"{tracking_uri()}: expected a run of the model in {models}, found none.")
         run = client.get_run(run_id)
         history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
-        return {"id": run_id, "name": run.info.run_name, "params": run.data.params, "tags": run.data.tags, "loss": history, "metrics": run.data.metrics}
+        return {
+            "id": run_id,
+            "name": run.info.run_name,
+            "params": run.data.params,
+            "tags": run.data.tags,
+            "loss": history,
+            "metrics": run.data.metrics,
+        }
 
 
 def _client() -> MlflowClient:
@@ -76,7 +89,9 @@ def _client() -> MlflowClient:
 def _manifest(models: Path) -> dict[str, Any]:
     found = sorted(models.glob("minigpt-phase18-*.manifest.json"))
     if len(found) != 1:
-        raise UserError(f"{models}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train")
+        raise UserError(
+            f"{models}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train"
+        )
     manifest: dict[str, Any] = files.read_json(found[0])
     return manifest
 
@@ -86,7 +101,9 @@ def _experiment(client: MlflowClient) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     local = tracking_uri().startswith("sqlite:")
-    return str(client.create_experiment(EXPERIMENT, artifact_location=Path("mlruns").resolve().as_uri() if local else None))
+    return str(
+        client.create_experiment(EXPERIMENT, artifact_location=Path("mlruns").resolve().as_uri() if local else None)
+    )
 
 
 def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
@@ -103,11 +120,18 @@ def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
 
 def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
     manifest = _manifest(models)
-    tags = {HASH_TAG: manifest["files"][manifest["model"]], "lineage": manifest["lineage"], "code_digest": manifest["code_digest"]}
+    tags = {
+        HASH_TAG: manifest["files"][manifest["model"]],
+        "lineage": manifest["lineage"],
+        "code_digest": manifest["code_digest"],
+    }
     run = client.create_run(_experiment(client), run_name=manifest["model"].removesuffix(".safetensors"), tags=tags)
     run_id, now = str(run.info.run_id), _now()
     settings = [Param(name, str(value)) for name, value in _leaves(manifest["config"])]
-    settings += [Param("parameters", str(manifest["parameters"])), Param("data_manifest_sha256", manifest["data_manifest_sha256"])]
+    settings += [
+        Param("parameters", str(manifest["parameters"])),
+        Param("data_manifest_sha256", manifest["data_manifest_sha256"]),
+    ]
     for start in range(0, len(settings), PARAM_BATCH):
         client.log_batch(run_id, params=settings[start : start + PARAM_BATCH])
     metrics = [
@@ -117,7 +141,10 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
         for name, value in row.items()
         if name != "step"
     ]
-    metrics += [Metric(f"best_{name}" if not name.startswith("best") else name, value, now, 0) for name, value in _numbers(manifest["metrics"])]
+    metrics += [
+        Metric(f"best_{name}" if not name.startswith("best") else name, value, now, 0)
+        for name, value in _numbers(manifest["metrics"])
+    ]
     _log(client, run_id, metrics)
     client.log_batch(run_id, tags=[RunTag("model_file", manifest["model"])])
     client.log_artifact(run_id, str(models / manifest["model"].replace(".safetensors", ".manifest.json")))
@@ -158,5 +185,6 @@ def _mlflow() -> Iterator[None]:
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset MLFLOW_TRACKING_URI) and run dvc repro again."
+            f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "
+            "MLFLOW_TRACKING_URI) and run dvc repro again."
         ) from error

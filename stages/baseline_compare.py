@@ -25,20 +25,28 @@ HELD_OUT = ("val", "test")
 
 
 def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
-    """Perplexities of model, baselines and floor on val and test, and the model's by kind of verb, direction and half."""
+    """Perplexities of model, baselines and floor on val and test, and the model's by kind of verb, direction
+    and half.
+    """
     train, vocab_size, ngram = batches.stores["train"], params.tokenizer.vocab_size, params.ngram
     n_sequences = sum(len(store) for store in batches.stores.values())
     result: dict[str, Any] = {}
     for split in HELD_OUT:
         store = batches.stores[split]
         nll = token_nll(export.model(), store, Tape(np.float32, recording=False))
-        add_alpha = {str(n): perplexity(add_alpha_nll(train, store, n, ngram.alpha, vocab_size)) for n in range(1, ngram.max_order + 1)}
-        kneser_ney_of = {str(n): kneser_ney_nll(train, store, n, ngram.discount, vocab_size) for n in range(2, ngram.max_order + 1)}
+        add_alpha = {
+            str(n): perplexity(add_alpha_nll(train, store, n, ngram.alpha, vocab_size))
+            for n in range(1, ngram.max_order + 1)
+        }
+        kneser_ney_of = {
+            str(n): kneser_ney_nll(train, store, n, ngram.discount, vocab_size) for n in range(2, ngram.max_order + 1)
+        }
         kneser_ney = {n: perplexity(values) for n, values in kneser_ney_of.items()}
         best = min(*add_alpha.values(), *kneser_ney.values())
         best_kneser_ney = kneser_ney_of[min(kneser_ney, key=kneser_ney.__getitem__)]
         characters = sum(len(batches.tokenizer.decode(tokens)) for tokens in _sequences(store))
-        # The corpus is all its sequences with equal chance: ln(number of sequences) nats each, and no model can do better.
+        # The corpus is all its sequences with equal chance: ln(number of sequences) nats each, and no model can
+        # do better.
         floor = len(store) * math.log(n_sequences) / len(nll)
         result[split] = {
             "model_ppl": perplexity(nll),
@@ -98,7 +106,10 @@ def _sequences(store: TokenStore) -> list[list[int]]:
 def series(metrics: Mapping[str, Any]) -> list[list[Any]]:
     """A table for plotting, a row an order n: perplexities of both n-grams, the model and the floor on one split."""
     rows = metrics["add_alpha"].items()
-    return [[int(n), add_alpha, metrics["kneser_ney"].get(n, ""), metrics["model_ppl"], metrics["floor_ppl"]] for n, add_alpha in rows]
+    return [
+        [int(n), add_alpha, metrics["kneser_ney"].get(n, ""), metrics["model_ppl"], metrics["floor_ppl"]]
+        for n, add_alpha in rows
+    ]
 
 
 def main() -> None:
@@ -114,7 +125,10 @@ def main() -> None:
     files.write_metrics(folder / "metrics.json", metrics)
     for split in HELD_OUT:
         m = metrics[split]
-        print(f"{split}: model {m['model_ppl']:.4f}, best n-gram {m['best_baseline_ppl']:.4f}, ratio {m['ratio_to_best_baseline']:.4f}, floor {m['floor_ppl']:.4f}")
+        print(
+            f"{split}: model {m['model_ppl']:.4f}, best n-gram {m['best_baseline_ppl']:.4f}, ratio "
+            f"{m['ratio_to_best_baseline']:.4f}, floor {m['floor_ppl']:.4f}"
+        )
 
     from minitrain import tracking
 

@@ -1,4 +1,5 @@
-"""Stage checkpoint-roundtrip-verify: is what was saved what was in memory, and does a resumed run end in the same bytes?
+"""Stage checkpoint-roundtrip-verify: is what was saved what was in memory, and does a resumed run end in the
+same bytes?
 
 Reads ``models/``, ``data/batches/``, in a process of its own. Leaves ``plots/checkpoint-roundtrip-verify/``.
 """
@@ -19,7 +20,11 @@ from stages.paths import EVIDENCE, MODELS, PLOTS
 def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     """Each promise of the checkpoint as true or false, and the sizes of the files. Every comparison is of bytes."""
     stem = export.path.name.removesuffix(".safetensors")
-    state_path, kept_path, probe_path = MODELS / f"{stem}.state.safetensors", EVIDENCE / "kept.safetensors", EVIDENCE / "probe.safetensors"
+    state_path, kept_path, probe_path = (
+        MODELS / f"{stem}.state.safetensors",
+        EVIDENCE / "kept.safetensors",
+        EVIDENCE / "probe.safetensors",
+    )
     size, n_shown = len(export.weights), params.tokenizer.vocab_size
 
     # Training took the digests from memory, before it wrote the file.
@@ -28,7 +33,9 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     digests, recorded = checkpoint.machine_digests(tensors), export.manifest["state_digests"]
     machines = {machine: digests[machine] == recorded.get(machine) for machine in checkpoint.MACHINES}
 
-    probe = files.load_tensors(probe_path, {"tokens": ("int64", (None, None)), "logits": ("float64", (None, None, n_shown))})
+    probe = files.load_tensors(
+        probe_path, {"tokens": ("int64", (None, None)), "logits": ("float64", (None, None, n_shown))}
+    )
     logits = export.model(np.float64).logits(Tape(np.float64, recording=False), probe["tokens"])
 
     # Saving what was loaded gives the same file; going on from the kept checkpoint ends in the same state.
@@ -40,7 +47,9 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     resumed = checkpoint.load_state(kept_path, size)
     again[kept_path] = files.encode_tensors(checkpoint.state_tensors(resumed))
     kept_at_step = resumed.step
-    for _ in train(resumed, batches.stores["train"], batches.stores["val"], params.model, params.train, params.tokenizer.vocab_size):
+    for _ in train(
+        resumed, batches.stores["train"], batches.stores["val"], params.model, params.train, params.tokenizer.vocab_size
+    ):
         pass
     return {
         "state_machines": machines,
@@ -69,9 +78,15 @@ def main() -> None:
     metrics = measure(params, read_batches(params), export)
     broken = failures(metrics)
     if broken:
-        raise UserError(f"{export.path}: the round trip does not hold: {', '.join(broken)}. Train again with: dvc repro --force train")
+        raise UserError(
+            f"{export.path}: the round trip does not hold: {', '.join(broken)}. Train again with: dvc repro "
+            "--force train"
+        )
     files.write_metrics(PLOTS / "checkpoint-roundtrip-verify" / "metrics.json", metrics)
-    print(f"{export.path.name}: saved == reloaded for {len(checkpoint.MACHINES)} state machines; resumed from step {metrics['kept_step']}: the same bytes")
+    print(
+        f"{export.path.name}: saved == reloaded for {len(checkpoint.MACHINES)} state machines; resumed from "
+        f"step {metrics['kept_step']}: the same bytes"
+    )
 
     from minitrain import tracking
 

@@ -51,7 +51,11 @@ def measure(params: Params, batches: Batches, export: Export) -> tuple[dict[str,
     for fmt in FORMATS:
         rounded = model_of(fmt.round(export.weights), params.model, params.tokenizer.vocab_size)
         largest = max(result["largest_activation"].values())
-        result[fmt.name] = {"unit_roundoff": fmt.unit_roundoff, "max": fmt.max, "largest_activation_over_max": largest / fmt.max}
+        result[fmt.name] = {
+            "unit_roundoff": fmt.unit_roundoff,
+            "max": fmt.max,
+            "largest_activation_over_max": largest / fmt.max,
+        }
         for mode in MODES:
             rounding = fmt if mode == "weights_and_activations" else None
             drifted = _activations(rounded, shard, rounding)
@@ -78,7 +82,9 @@ def _perplexity(model: MiniGPT, store: TokenStore, rounding: Format | None) -> f
 
 
 def _drift(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float]:
-    """||drifted - exact|| / ||exact|| over all positions, and the largest single difference, absolute and over the largest value."""
+    """||drifted - exact|| / ||exact|| over all positions, and the largest single difference, absolute and over
+    the largest value.
+    """
     exact, drifted = exact.astype(np.float64), drifted.astype(np.float64)
     difference = np.abs(drifted - exact)
     return {
@@ -88,14 +94,19 @@ def _drift(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float]:
     }
 
 
-def _flips(fmt: Format, mode: str, exact: np.ndarray, drifted: np.ndarray, shard: Microshard, tokenizer: Tokenizer) -> Iterator[Flip]:
+def _flips(
+    fmt: Format, mode: str, exact: np.ndarray, drifted: np.ndarray, shard: Microshard, tokenizer: Tokenizer
+) -> Iterator[Flip]:
     before, after = exact.argmax(axis=1), drifted.argmax(axis=1)
     where = np.argwhere(shard.loss_mask)  # (positions, 2): sequence, time
     for index in np.flatnonzero(before != after).tolist():
         row, time = where[index].tolist()
         margin = float(exact[index, before[index]] - exact[index, after[index]])
-        names = [tokenizer.tokens[token] for token in (int(shard.targets[row, time]), int(before[index]), int(after[index]))]
-        yield Flip(fmt.name, mode, tokenizer.decode(shard.tokens[row, : time + 1].tolist()), *names, margin)
+        target, was, now = (
+            tokenizer.tokens[token] for token in (int(shard.targets[row, time]), int(before[index]), int(after[index]))
+        )
+        context = tokenizer.decode(shard.tokens[row, : time + 1].tolist())
+        yield Flip(fmt.name, mode, context, target, was, now, margin)
 
 
 def flips_page(flips: list[Flip], positions: int) -> str:
@@ -103,13 +114,17 @@ def flips_page(flips: list[Flip], positions: int) -> str:
     lines = [
         "# Changed argmax",
         "",
-        f"Positions of the validation set ({positions}) at which the most likely next token is another one after rounding.",
+        f"Positions of the validation set ({positions}) at which the most likely next token is another one "
+        "after rounding.",
         "`margin` is by how much float32 preferred its choice: flips happen where two tokens were nearly equal.",
         "",
         "| format | rounded | context | target | fp32 | rounded to | margin |",
         "|---|---|---|---|---|---|---:|",
     ]
-    lines += [f"| {f.format} | {f.mode} | `{f.context}` | `{f.target}` | `{f.before}` | `{f.after}` | {f.margin:.3g} |" for f in flips]
+    lines += [
+        f"| {f.format} | {f.mode} | `{f.context}` | `{f.target}` | `{f.before}` | `{f.after}` | {f.margin:.3g} |"
+        for f in flips
+    ]
     if not flips:
         lines.append("| none | | | | | | |")
     return "\n".join(lines) + "\n"
@@ -120,7 +135,10 @@ def series(metrics: dict[str, Any], layers: list[str], measure_name: str) -> tup
     lines = [(fmt.name, mode) for fmt in FORMATS for mode in MODES]
     columns = ["layer", *(f"{name}_{mode}" for name, mode in lines), *(f"{fmt.name}_unit_roundoff" for fmt in FORMATS)]
     bounds = [fmt.unit_roundoff for fmt in FORMATS]
-    return columns, [[layer, *(metrics[name][mode]["layers"][layer][measure_name] for name, mode in lines), *bounds] for layer in layers]
+    return columns, [
+        [layer, *(metrics[name][mode]["layers"][layer][measure_name] for name, mode in lines), *bounds]
+        for layer in layers
+    ]
 
 
 def main() -> None:
@@ -138,7 +156,10 @@ def main() -> None:
     files.write_metrics(folder / "metrics.json", metrics)
     for fmt in FORMATS:
         worst = metrics[fmt.name][MODES[1]]
-        print(f"{fmt.name}, weights and activations: logits {worst['layers']['logits']['relative_l2']:.2e} off, {worst['argmax_flips']} argmax flips")
+        print(
+            f"{fmt.name}, weights and activations: logits {worst['layers']['logits']['relative_l2']:.2e} off, "
+            f"{worst['argmax_flips']} argmax flips"
+        )
 
     from minitrain import tracking
 

@@ -31,11 +31,17 @@ class Batches:
 def read_batches(params: Params) -> Batches:
     """The content of ``data/batches/``; UserError when something is missing, damaged or does not fit the parameters."""
     if not BATCHES.is_dir():
-        raise UserError(f"{BATCHES}: expected the output of shard-to-batches, found no such folder. Make it with: dvc repro shard-to-batches")
+        raise UserError(
+            f"{BATCHES}: expected the output of shard-to-batches, found no such folder. Make it with: dvc repro "
+            "shard-to-batches"
+        )
     path = BATCHES / "tokenizer.json"
     tokenizer = Tokenizer.from_json(files.read_json(path), str(path))
     if len(tokenizer.tokens) != params.tokenizer.vocab_size:
-        raise UserError(f"{path}: expected {params.tokenizer.vocab_size} tokens (tokenizer.vocab_size), got {len(tokenizer.tokens)}.")
+        raise UserError(
+            f"{path}: expected {params.tokenizer.vocab_size} tokens (tokenizer.vocab_size), got "
+            f"{len(tokenizer.tokens)}."
+        )
     cells, summary = files.read_json(BATCHES / "cells.json"), files.read_json(BATCHES / "summary.json")
     stores = {}
     for split in SPLITS:
@@ -43,7 +49,10 @@ def read_batches(params: Params) -> Batches:
         stores[split] = TokenStore(**files.load_tensors(path, STORE_LAYOUT))
         stores[split].check(str(path), params.tokenizer.vocab_size, params.model.context)
         if not 0 <= stores[split].cell.min() <= stores[split].cell.max() < len(cells):
-            raise UserError(f"{path}: cell: expected ids of the {len(cells)} cells in cells.json. Make it again with shard-to-batches.")
+            raise UserError(
+                f"{path}: cell: expected ids of the {len(cells)} cells in cells.json. Make it again with "
+                "shard-to-batches."
+            )
     digests = {path.name: files.sha256_file(path) for path in sorted(BATCHES.iterdir())}
     return Batches(tokenizer, cells, stores, summary["data_manifest_sha256"], digests)
 
@@ -59,10 +68,17 @@ class Export:
 
     def model(self, dtype: np.typing.DTypeLike = np.float32) -> MiniGPT:
         """A MiniGPT with these weights, computing in ``dtype``."""
-        return model_of(self.weights, ModelParams(**_without(self.manifest["config"]["model"], "vocab_size")), self.manifest["config"]["model"]["vocab_size"], dtype)
+        return model_of(
+            self.weights,
+            ModelParams(**_without(self.manifest["config"]["model"], "vocab_size")),
+            self.manifest["config"]["model"]["vocab_size"],
+            dtype,
+        )
 
 
-def model_of(weights: np.ndarray, config: ModelParams, vocab_size: int, dtype: np.typing.DTypeLike = np.float32) -> MiniGPT:
+def model_of(
+    weights: np.ndarray, config: ModelParams, vocab_size: int, dtype: np.typing.DTypeLike = np.float32
+) -> MiniGPT:
     """A MiniGPT with a flat vector of weights, computing in ``dtype``."""
     model = MiniGPT(config, vocab_size)
     own = weights.astype(dtype)
@@ -71,17 +87,27 @@ def model_of(weights: np.ndarray, config: ModelParams, vocab_size: int, dtype: n
 
 
 def read_model(params: Params) -> Export:
-    """The one model in ``models/``; UserError when it is missing, damaged, or of another config than the parameters say."""
+    """The one model in ``models/``; UserError when it is missing, damaged, or of another config than the
+    parameters say.
+    """
     found = sorted(MODELS.glob("minigpt-phase18-*.manifest.json"))
     if len(found) != 1:
-        raise UserError(f"{MODELS}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train")
+        raise UserError(
+            f"{MODELS}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train"
+        )
     content = files.read_json(found[0])
     if not isinstance(content, dict) or content.get("schema_version") != manifest.SCHEMA_VERSION:
-        raise UserError(f"{found[0]}: key 'schema_version': expected {manifest.SCHEMA_VERSION}. Make the model again with: dvc repro train")
+        raise UserError(
+            f"{found[0]}: key 'schema_version': expected {manifest.SCHEMA_VERSION}. Make the model again with: "
+            "dvc repro train"
+        )
     config = {**asdict(params.model), "vocab_size": params.tokenizer.vocab_size}
     try:
         if content["config"]["model"] != config:
-            raise UserError(f"{found[0]}: expected the config of params.yaml {config}, got {content['config']['model']}. Train it with: dvc repro train")
+            raise UserError(
+                f"{found[0]}: expected the config of params.yaml {config}, got {content['config']['model']}. "
+                "Train it with: dvc repro train"
+            )
         path = MODELS / content["model"]
         expected = content["files"][path.name]
     except (KeyError, TypeError) as error:
@@ -89,7 +115,10 @@ def read_model(params: Params) -> Export:
     data = files.read_bytes(path)
     digest = files.sha256(data)
     if digest != expected or path.name != model_file_name(digest):
-        raise UserError(f"{path}: expected sha256 {expected} as in its manifest, got {digest}: the file is damaged. Make it again with: dvc repro train")
+        raise UserError(
+            f"{path}: expected sha256 {expected} as in its manifest, got {digest}: the file is damaged. Make it "
+            "again with: dvc repro train"
+        )
     model = MiniGPT(params.model, params.tokenizer.vocab_size)
     return Export(path, digest, content, flat_weights(model, files.load_tensors(path, weights_layout(model))))
 

@@ -16,10 +16,14 @@ from stages.paths import BATCHES, PLOTS
 
 
 def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[int]]]:
-    """The files of ``data/batches/`` by name, the metrics, and a table of (length, sequences of that length by split)."""
+    """The files of ``data/batches/`` by name, the metrics, and a table of (length, sequences of that length by
+    split).
+    """
     manifest = Path(params.data.manifest)
     rows = [row for row in corpus.read_corpus(Path(params.data.shards), manifest) if row.label == "correct"]
-    split_of = split_cells(rows, params.split.by, params.split.seed, params.split.val_fraction, params.split.test_fraction)
+    split_of = split_cells(
+        rows, params.split.by, params.split.seed, params.split.val_fraction, params.split.test_fraction
+    )
     rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
     texts_of = {split: sequences.sequence_texts(rows_of[split]) for split in SPLITS}
     sequences.check_no_leak(texts_of)
@@ -30,7 +34,11 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
     made = {split: sequences.make_store(rows_of[split], cell_ids, bpe, params.model.context) for split in SPLITS}
     cells = [
         {"cell": row.cell, "verb": row.verb_lemma, "tense": row.tense, "person": row.person}
-        | {"english_regularity": row.english_regularity, "spanish_regularity": row.spanish_regularity, "split": split_of[row.cell]}
+        | {
+            "english_regularity": row.english_regularity,
+            "spanish_regularity": row.spanish_regularity,
+            "split": split_of[row.cell],
+        }
         for row in sorted(rows, key=lambda row: row.cell)
     ]
     stats = {
@@ -53,7 +61,10 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
 
     histogram = {split: np.bincount(store.lengths) for split, (store, _) in made.items()}
     longest = max(len(counts) for counts in histogram.values())
-    table = [[length, *(int(counts[length]) if length < len(counts) else 0 for counts in histogram.values())] for length in range(2, longest)]
+    table = [
+        [length, *(int(counts[length]) if length < len(counts) else 0 for counts in histogram.values())]
+        for length in range(2, longest)
+    ]
     return content, metrics, table
 
 
@@ -64,7 +75,12 @@ def main() -> None:
     plots = PLOTS / "shard-to-batches"
     files.write_csv(plots / "lengths.csv", ["tokens", *SPLITS], table)
     files.write_metrics(plots / "metrics.json", metrics)
-    print(", ".join(f"{split}: {metrics[split]['sequences']} sequences of {metrics[split]['targets']} targets" for split in SPLITS))
+    print(
+        ", ".join(
+            f"{split}: {metrics[split]['sequences']} sequences of {metrics[split]['targets']} targets"
+            for split in SPLITS
+        )
+    )
 
 
 if __name__ == "__main__":

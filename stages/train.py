@@ -58,18 +58,30 @@ def start(params: Params, folder: Path, size: int) -> TrainState:
 def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> None:
     """Train to the end, saving working checkpoints into ``folder``; a signal saves one more and stops."""
     stopped: list[int] = []
-    previous = {number: signal.signal(number, lambda got, _: stopped.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, lambda got, _: stopped.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     bar = tqdm(total=params.train.steps, initial=state.step, desc="train", unit="step", disable=None)
     val_loss = math.nan
     try:
-        for event in train(state, batches.stores["train"], batches.stores["val"], params.model, params.train, params.tokenizer.vocab_size):
+        for event in train(
+            state,
+            batches.stores["train"],
+            batches.stores["val"],
+            params.model,
+            params.train,
+            params.tokenizer.vocab_size,
+        ):
             match event:
                 case Step(loss=loss):
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.3f}", val=f"{val_loss:.3f}", refresh=False)
                 case Evaluation(step=step, loss=val_loss, is_best=is_best):
                     if bar.disable and (step % (10 * params.train.eval_every) == 0 or step == params.train.steps):
-                        print(f"step {step}: val loss {val_loss:.4f}, perplexity {math.exp(val_loss):.4f}{', the best so far' if is_best else ''}")
+                        print(
+                            f"step {step}: val loss {val_loss:.4f}, perplexity "
+                            f"{math.exp(val_loss):.4f}{', the best so far' if is_best else ''}"
+                        )
                 case CheckpointDue(state=due):
                     if due.step == kept_step(params.train):
                         files.save_tensors(folder / "kept.safetensors", checkpoint.state_tensors(due))
@@ -77,7 +89,11 @@ def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> No
             if stopped and isinstance(event, Step):
                 path = checkpoint.save_working(folder, state)
                 bar.close()
-                print(f"stopped by {signal.Signals(stopped[0]).name} after step {state.step}; saved {path}. To go on: dvc repro", file=sys.stderr)
+                print(
+                    f"stopped by {signal.Signals(stopped[0]).name} after step {state.step}; saved {path}. To go "
+                    "on: dvc repro",
+                    file=sys.stderr,
+                )
                 sys.exit(128 + stopped[0])
     finally:
         bar.close()
@@ -92,7 +108,9 @@ def probe(state: TrainState, params: Params, val_set: TokenStore) -> files.Tenso
     return {"tokens": tokens.astype(np.int64), "logits": model.logits(Tape(np.float64, recording=False), tokens)}
 
 
-def export(state: TrainState, params: Params, planned: dict[str, Any], kept: bytes, val_set: TokenStore) -> dict[str, bytes]:
+def export(
+    state: TrainState, params: Params, planned: dict[str, Any], kept: bytes, val_set: TokenStore
+) -> dict[str, bytes]:
     """The files of ``models/`` by path, the manifest last."""
     model = MiniGPT(params.model, params.tokenizer.vocab_size)
     weights = files.encode_tensors(model.views(state.best_weights))
@@ -110,7 +128,9 @@ def export(state: TrainState, params: Params, planned: dict[str, Any], kept: byt
         name,
         model.size,
         state.step,
-        files.rounded({"best_step": state.best_step, "val_loss": state.best_loss, "val_perplexity": math.exp(state.best_loss)}),
+        files.rounded(
+            {"best_step": state.best_step, "val_loss": state.best_loss, "val_perplexity": math.exp(state.best_loss)}
+        ),
         checkpoint.machine_digests(tensors),
         {path: files.sha256(data) for path, data in left.items()},
     )
@@ -122,7 +142,9 @@ def write_plots(state: TrainState) -> None:
     from minitrain import figures  # matplotlib takes its time: not before it is needed
 
     folder = PLOTS / "train"
-    files.write_csv(folder / "log.csv", ["step", "loss", "lr", "grad_norm"], [(step, *row) for step, row in enumerate(state.log)])
+    files.write_csv(
+        folder / "log.csv", ["step", "loss", "lr", "grad_norm"], [(step, *row) for step, row in enumerate(state.log)]
+    )
     evaluations = [(step, loss, math.exp(loss)) for step, loss in state.evaluations]
     files.write_csv(folder / "evaluations.csv", ["step", "val_loss", "val_perplexity"], evaluations)
     files.write_bytes(folder / "loss.png", figures.loss_curve(state.log, state.evaluations, state.best_step))
@@ -151,7 +173,9 @@ def main() -> None:
     state = start(params, folder, MiniGPT(params.model, params.tokenizer.vocab_size).size)
     run(state, params, batches, folder)
 
-    for path, data in export(state, params, planned, files.read_bytes(folder / "kept.safetensors"), batches.stores["val"]).items():
+    for path, data in export(
+        state, params, planned, files.read_bytes(folder / "kept.safetensors"), batches.stores["val"]
+    ).items():
         files.write_bytes(MODELS / path, data)
     write_plots(state)
     print(f"best validation perplexity {math.exp(state.best_loss):.4f} at step {state.best_step}")

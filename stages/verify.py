@@ -61,7 +61,9 @@ class Run:
         return files.read_json(PLOTS / stage / "metrics.json")
 
     def same(self, left: Any, recomputed: Any) -> bool:
-        """Whether a stage's numbers are those recomputed here: exactly, or within TOLERANCE where bits are not promised."""
+        """Whether a stage's numbers are those recomputed here: exactly, or within TOLERANCE where bits are not
+        promised.
+        """
         return left == recomputed if self.bits_promised else _close(left, recomputed)
 
 
@@ -76,21 +78,40 @@ def corpus_item(run: Run) -> Outcome:
         return "shards as pinned", f"{len(rows)} rows as pinned", True
     made = corpus.shard_texts(corpus.make_rows(corpus.read_verbs(VERBS)))
     different = [name for name, text in made.items() if files.read_text(folder / name) != text]
-    return "shards == made from verbs.yaml", f"{correct} correct of {len(rows)} rows, {len(different)} shards differ", not different
+    return (
+        "shards == made from verbs.yaml",
+        f"{correct} correct of {len(rows)} rows, {len(different)} shards differ",
+        not different,
+    )
 
 
 def batches_item(run: Run) -> Outcome:
     content, _, _ = shard_to_batches.build(run.params)
     left = {path.name for path in BATCHES.iterdir()}
-    different = sorted(name for name in left | set(content) if name not in left or files.read_bytes(BATCHES / name) != content.get(name))
-    return "data/batches == made from the shards", "equal bytes" if not different else f"different: {', '.join(different)}", not different
+    different = sorted(
+        name
+        for name in left | set(content)
+        if name not in left or files.read_bytes(BATCHES / name) != content.get(name)
+    )
+    return (
+        "data/batches == made from the shards",
+        "equal bytes" if not different else f"different: {', '.join(different)}",
+        not different,
+    )
 
 
 def leak_item(run: Run) -> Outcome:
     cells_of = {split: set(store.cell.tolist()) for split, store in run.batches.stores.items()}
     decode, stores = run.batches.tokenizer.decode, run.batches.stores
-    texts_of = {split: {decode(store.tokens[a:b]) for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)} for split, store in stores.items()}
-    shared = sum(len(of[a] & of[b]) for of in (cells_of, texts_of) for a, b in (("train", "val"), ("train", "test"), ("val", "test")))
+    texts_of = {
+        split: {decode(store.tokens[a:b]) for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)}
+        for split, store in stores.items()
+    }
+    shared = sum(
+        len(of[a] & of[b])
+        for of in (cells_of, texts_of)
+        for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+    )
     return "no cell, no sequence in two splits", f"{shared} shared", shared == 0
 
 
@@ -98,7 +119,11 @@ def model_item(run: Run) -> Outcome:
     config = run.params.model
     V, C, F, L = run.params.tokenizer.vocab_size, config.d_model, config.d_ff, config.n_layers
     expected = V * C + L * (4 * C**2 + 2 * C * F + F + C + 4 * C) + 2 * C
-    return f"{expected:,} parameters", f"{len(run.export.weights):,} in {run.export.path.name}", len(run.export.weights) == expected
+    return (
+        f"{expected:,} parameters",
+        f"{len(run.export.weights):,} in {run.export.path.name}",
+        len(run.export.weights) == expected,
+    )
 
 
 def files_item(run: Run) -> Outcome:
@@ -107,7 +132,11 @@ def files_item(run: Run) -> Outcome:
     manifest = run.export.path.name.replace(".safetensors", ".manifest.json")
     wrong = sorted(set(expected) ^ (got - {manifest}))
     wrong += [name for name in expected if name in got and files.sha256_file(MODELS / name) != expected[name]]
-    return f"{len(expected)} files with the manifest's digests", f"{len(expected) - len(wrong)}{' wrong: ' + ', '.join(wrong) if wrong else ''}", not wrong
+    return (
+        f"{len(expected)} files with the manifest's digests",
+        f"{len(expected) - len(wrong)}{' wrong: ' + ', '.join(wrong) if wrong else ''}",
+        not wrong,
+    )
 
 
 def manifest_item(run: Run) -> Outcome:
@@ -119,8 +148,16 @@ def manifest_item(run: Run) -> Outcome:
 
 
 def roundtrip_item(run: Run) -> Outcome:
-    names = [name for name in checkpoint_roundtrip_verify.failures(run.roundtrip) if name != "resumed_run_ends_in_same_state" and not name.startswith("fp64")]
-    return "reloaded == saved, each state machine", "equal bytes" if not names else f"different: {', '.join(names)}", not names
+    names = [
+        name
+        for name in checkpoint_roundtrip_verify.failures(run.roundtrip)
+        if name != "resumed_run_ends_in_same_state" and not name.startswith("fp64")
+    ]
+    return (
+        "reloaded == saved, each state machine",
+        "equal bytes" if not names else f"different: {', '.join(names)}",
+        not names,
+    )
 
 
 def fp64_item(run: Run) -> Outcome:
@@ -139,7 +176,11 @@ def resume_item(run: Run) -> Outcome:
 
 def baseline_item(run: Run, split: str) -> Outcome:
     m = run.baseline[split]
-    return f"perplexity below {m['best_baseline_ppl']:.4f}", f"{m['model_ppl']:.4f} (ratio {m['ratio_to_best_baseline']:.4f})", m["model_ppl"] < m["best_baseline_ppl"]
+    return (
+        f"perplexity below {m['best_baseline_ppl']:.4f}",
+        f"{m['model_ppl']:.4f} (ratio {m['ratio_to_best_baseline']:.4f})",
+        m["model_ppl"] < m["best_baseline_ppl"],
+    )
 
 
 def metrics_item(run: Run) -> Outcome:
@@ -149,8 +190,14 @@ def metrics_item(run: Run) -> Outcome:
         "fp16-drift": fp16_drift.measure(run.params, run.batches, run.export)[0],
         "baseline-compare": run.baseline,
     }
-    wrong = [stage for stage, metrics in recomputed.items() if not run.same(run.left_metrics(stage), files.rounded(metrics))]
-    return f"{len(recomputed)} metrics files == recomputed", "equal" if not wrong else f"different: {', '.join(wrong)}", not wrong
+    wrong = [
+        stage for stage, metrics in recomputed.items() if not run.same(run.left_metrics(stage), files.rounded(metrics))
+    ]
+    return (
+        f"{len(recomputed)} metrics files == recomputed",
+        "equal" if not wrong else f"different: {', '.join(wrong)}",
+        not wrong,
+    )
 
 
 def log_item(run: Run) -> Outcome:
@@ -160,15 +207,25 @@ def log_item(run: Run) -> Outcome:
     written = [tuple(row.values()) for row in rows]
     expected = [tuple(format(x, ".9g") for x in (float(step), *log)) for step, log in enumerate(state.log)]
     whole = written == expected and len(rows) == run.params.train.steps
-    return f"{run.params.train.steps} steps, each once, as in the state", f"{len(rows)} rows, {'equal' if whole else 'different'}", whole
+    return (
+        f"{run.params.train.steps} steps, each once, as in the state",
+        f"{len(rows)} rows, {'equal' if whole else 'different'}",
+        whole,
+    )
 
 
 def start_item(run: Run) -> Outcome:
-    first = next(csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines()), {"loss": "nan", "grad_norm": "nan"})
+    first = next(
+        csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines()), {"loss": "nan", "grad_norm": "nan"}
+    )
     loss, norm, expected = float(first["loss"]), float(first["grad_norm"]), math.log(run.params.tokenizer.vocab_size)
     low, high = FIRST_GRAD_NORM
     passed = abs(loss - expected) <= FIRST_LOSS_TOLERANCE and low <= norm <= high
-    return f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]", f"{loss:.3f}, {norm:.3f}", passed
+    return (
+        f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]",
+        f"{loss:.3f}, {norm:.3f}",
+        passed,
+    )
 
 
 def picture_item(run: Run) -> Outcome:
@@ -184,9 +241,15 @@ def picture_item(run: Run) -> Outcome:
 
 
 def pickle_item(run: Run) -> Outcome:
-    paths = [path for folder in ("minitrain", "stages", "tests", "benchmarks") for path in sorted(Path(folder).rglob("*.py"))]
+    paths = [
+        path for folder in ("minitrain", "stages", "tests", "benchmarks") for path in sorted(Path(folder).rglob("*.py"))
+    ]
     uses = [f"{path}:{use}" for path in paths for use in sources.pickle_uses(path)]
-    return "no pickle in the syntax tree of any file", f"{len(paths)} files, {'none' if not uses else '; '.join(uses)}", not uses
+    return (
+        "no pickle in the syntax tree of any file",
+        f"{len(paths)} files, {'none' if not uses else '; '.join(uses)}",
+        not uses,
+    )
 
 
 def packages_item(run: Run) -> Outcome:
@@ -207,7 +270,11 @@ def numerics_item(run: Run) -> Outcome:
     if not numerics.machine_is_supported():
         return "nothing: bits are not promised on this machine", f"{got['machine']}, {got['openblas_core']}", True
     wrong = {key: value for key, value in got.items() if value != numerics.PROMISED[key]}
-    return "pinned kernels", f"{got['openblas_core']}, {'+'.join(got['numpy_simd'])}" if not wrong else f"different: {wrong}", not wrong
+    return (
+        "pinned kernels",
+        f"{got['openblas_core']}, {'+'.join(got['numpy_simd'])}" if not wrong else f"different: {wrong}",
+        not wrong,
+    )
 
 
 def tracking_item(run: Run) -> Outcome:
@@ -218,8 +285,16 @@ def tracking_item(run: Run) -> Outcome:
     rows = csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines())
     log = [(int(row["step"]), float(row["loss"])) for row in rows]
     name = run.export.path.name.removesuffix(".safetensors")
-    passed = recorded["name"] == name and recorded["loss"] == log and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
-    return f"one run {name} with {len(log)} losses", f"{recorded['name']} with {len(recorded['loss'])}{'' if passed else ', different'}", passed
+    passed = (
+        recorded["name"] == name
+        and recorded["loss"] == log
+        and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
+    )
+    return (
+        f"one run {name} with {len(log)} losses",
+        f"{recorded['name']} with {len(recorded['loss'])}{'' if passed else ', different'}",
+        passed,
+    )
 
 
 ITEMS: tuple[tuple[str, Callable[[Run], Outcome]], ...] = (

@@ -40,12 +40,16 @@ class Module:
         return sum(parameter.size for _, parameter in self.named_parameters())
 
     def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
-        """Make every parameter a view into ``weights`` and its gradient one into ``grads``, both flat and ``size`` long."""
+        """Make every parameter a view into ``weights`` and its gradient one into ``grads``, both flat and
+        ``size`` long.
+        """
         start = 0
         for _, child in self.children():
             child.bind(weights[start : start + child.size], grads[start : start + child.size])
             start += child.size
-        assert start == len(weights) == len(grads), f"expected vectors of {start} numbers, got {len(weights)} and {len(grads)}"
+        assert start == len(weights) == len(grads), (
+            f"expected vectors of {start} numbers, got {len(weights)} and {len(grads)}"
+        )
 
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Any vector that is laid out like the parameters, as views by name in the parameters' shapes."""

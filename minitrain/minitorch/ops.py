@@ -31,7 +31,8 @@ def _row_sums(empty: Empty, x: np.ndarray) -> np.ndarray:
 
 def _column_sums(x: np.ndarray) -> np.ndarray:
     """Sums over the first axis of (N, C): (C,)."""
-    return np.ones(len(x), x.dtype) @ x
+    sums: np.ndarray = np.ones(len(x), x.dtype) @ x
+    return sums
 
 
 # --- embedding: rows of a table --------------------------------------------------------------------
@@ -61,7 +62,9 @@ def linear_forward(empty: Empty, x: np.ndarray, weight: np.ndarray, bias: np.nda
     return out, (x, weight, bias is not None)
 
 
-def linear_backward(empty: Empty, dout: np.ndarray, x: np.ndarray, weight: np.ndarray, has_bias: bool) -> tuple[np.ndarray, ...]:
+def linear_backward(
+    empty: Empty, dout: np.ndarray, x: np.ndarray, weight: np.ndarray, has_bias: bool
+) -> tuple[np.ndarray, ...]:
     dx = np.matmul(dout, weight, out=empty(x.shape))
     dweight = np.matmul(dout.T, x, out=empty(weight.shape))
     return (dx, dweight, _column_sums(dout)) if has_bias else (dx, dweight)
@@ -83,7 +86,9 @@ def layer_norm_forward(empty: Empty, x: np.ndarray, weight: np.ndarray, bias: np
     return out, (normed, inv_std, weight)
 
 
-def layer_norm_backward(empty: Empty, dout: np.ndarray, normed: np.ndarray, inv_std: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+def layer_norm_backward(
+    empty: Empty, dout: np.ndarray, normed: np.ndarray, inv_std: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, ...]:
     n_channels = dout.shape[1]
     product = np.multiply(dout, normed, out=empty(dout.shape))
     dweight, dbias = _column_sums(product), _column_sums(dout)
@@ -112,7 +117,9 @@ def gelu_forward(empty: Empty, x: np.ndarray) -> Result:
     return np.multiply(x, s, out=empty(x.shape)), (x, square, s)
 
 
-def gelu_backward(empty: Empty, dout: np.ndarray, x: np.ndarray, square: np.ndarray, s: np.ndarray) -> tuple[np.ndarray]:
+def gelu_backward(
+    empty: Empty, dout: np.ndarray, x: np.ndarray, square: np.ndarray, s: np.ndarray
+) -> tuple[np.ndarray]:
     # d(x s)/dx = s + x * s'; s' = 2 s (1 - s) z'; z' = sqrt(2/pi) * (1 + 3 * 0.044715 x^2).
     dx = np.multiply(square, x.dtype.type(6 * GELU_SCALE * GELU_CUBIC), out=empty(x.shape))
     dx += x.dtype.type(2 * GELU_SCALE)
@@ -178,7 +185,14 @@ def attention_forward(empty: Empty, qkv: np.ndarray, mask: np.ndarray, keep: np.
 
 
 def attention_backward(
-    empty: Empty, dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, probs: np.ndarray, dropped: np.ndarray, keep: np.ndarray | None
+    empty: Empty,
+    dout: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    probs: np.ndarray,
+    dropped: np.ndarray,
+    keep: np.ndarray | None,
 ) -> tuple[np.ndarray]:
     B, H, T, D = q.shape
     dqkv = empty((B, T, 3, H, D))
@@ -260,7 +274,13 @@ def tied_cross_entropy_forward(
 
 
 def tied_cross_entropy_backward(
-    empty: Empty, dout: np.ndarray, hidden: np.ndarray, weight: np.ndarray, targets: np.ndarray, scale: np.ndarray, probs: np.ndarray
+    empty: Empty,
+    dout: np.ndarray,
+    hidden: np.ndarray,
+    weight: np.ndarray,
+    targets: np.ndarray,
+    scale: np.ndarray,
+    probs: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     dlogits = np.multiply(probs, scale * dout, out=empty(probs.shape))  # (V, N)
     dlogits[targets, np.arange(len(targets))] -= scale * dout

@@ -1,5 +1,6 @@
 """AdamW and gradient clipping over flat vectors."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ class AdamWState:
 
     @classmethod
     def zeros_like(cls, weights: np.ndarray) -> "AdamWState":
+        """The state before the first step."""
         return cls(np.zeros_like(weights), np.zeros_like(weights), 0)
 
 
@@ -27,25 +29,35 @@ def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
 
 
 def adamw_step(
-    weights: np.ndarray, grads: np.ndarray, state: AdamWState, lr: float, betas: tuple[float, float], eps: float, decay: np.ndarray
+    weights: np.ndarray,
+    grads: np.ndarray,
+    state: AdamWState,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: np.ndarray,
+    scratch: np.ndarray,
 ) -> None:
     """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2), in place on ``weights`` and ``state``.
 
     ``decay`` is the weight decay of each number: a flat vector like the others, 0 where nothing decays.
+    ``scratch`` is another such vector, whose content is lost.
     """
     real = weights.dtype.type
     beta1, beta2 = betas
     state.t += 1
     state.m *= real(beta1)
-    state.m += grads * real(1 - beta1)
+    state.m += np.multiply(grads, real(1 - beta1), out=scratch)
     state.v *= real(beta2)
-    state.v += np.square(grads) * real(1 - beta2)
-    # The bias corrections 1 - beta^t, taken out of the vectors: m_hat / (sqrt(v_hat) + eps).
-    update = np.sqrt(state.v)
-    update *= real(1 / np.sqrt(1 - beta2**state.t))
+    np.multiply(grads, grads, out=scratch)
+    state.v += np.multiply(scratch, real(1 - beta2), out=scratch)
+    # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
+    np.multiply(decay, weights, out=scratch)
+    weights -= np.multiply(scratch, real(lr), out=scratch)
+    # m_hat / (sqrt(v_hat) + eps), with the bias corrections 1 - beta^t taken out of the vectors.
+    update = np.sqrt(state.v, out=scratch)
+    update *= real(1 / math.sqrt(1 - beta2**state.t))
     update += real(eps)
     np.divide(state.m, update, out=update)
-    update *= real(1 / (1 - beta1**state.t))
-    update += decay * weights
-    update *= real(lr)
+    update *= real(lr / (1 - beta1**state.t))
     weights -= update

@@ -28,7 +28,9 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Its numbers and its gradient are views into flat vectors; the reverse pass adds to the gradient."""
+    """A leaf that is trained. Its numbers and its gradient are views into flat vectors; the reverse pass adds
+    to the gradient.
+    """
 
     __slots__ = ("shape", "size")
 
@@ -75,7 +77,12 @@ class Tape:
     result of every operation: it simulates activations in a narrower format.
     """
 
-    def __init__(self, dtype: np.typing.DTypeLike, recording: bool = True, rounding: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        dtype: np.typing.DTypeLike,
+        recording: bool = True,
+        rounding: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self.arena = Arena(dtype)
         self.records: list[Record] = []
         self.recording = recording

@@ -1,0 +1,137 @@
+"""Is the result luck? Train ten seeds, split and initialisation both varied, and tabulate the ratios.
+
+One configuration, that of params.yaml, chosen on validation; test is only read off. Prints the table
+and writes it to ``benchmarks/seeds.md``. Takes some minutes: ``make seeds``.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import minitrain  # noqa: F401  (pins the numerics)
+from minitrain import corpus, files, sequences, tokenizer
+from minitrain.errors import UserError, run_command
+from minitrain.loop import Step, initial_state, train
+from minitrain.minitorch.tape import Tape
+from minitrain.model import MiniGPT, token_nll
+from minitrain.ngram import add_alpha_nll, kneser_ney_nll
+from minitrain.params import Params, read_params
+from minitrain.split import SPLITS, split_cells
+
+TABLE = Path("benchmarks/seeds.md")
+EACH = {"add-alpha": 0.60, "Kneser-Ney": 0.72}  # the bound on each seed's ratio, val and test
+MEAN_ON_TEST = {"add-alpha": 0.55, "Kneser-Ney": 0.66}
+T_95 = {10: 2.262}  # Student's t, 97.5 % quantile, for n - 1 degrees of freedom
+
+
+def run_seed(params: Params, seed: int) -> dict[str, float]:
+    """Train one seed; perplexities and ratios on val and test."""
+    rows = [
+        row
+        for row in corpus.read_corpus(Path(params.data.shards), Path(params.data.manifest))
+        if row.label == "correct"
+    ]
+    split_of = split_cells(rows, params.split.by, seed, params.split.val_fraction, params.split.test_fraction)
+    rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
+    vocab_size = params.tokenizer.vocab_size
+    bpe = tokenizer.train(sequences.sequence_texts(rows_of["train"]), vocab_size)
+    ids = {cell: index for index, cell in enumerate(sorted(split_of))}
+    stores = {split: sequences.make_store(rows_of[split], ids, bpe, params.model.context)[0] for split in SPLITS}
+
+    settings = dataclasses.replace(params.train, seed=seed)
+    state = initial_state(params.model, settings, vocab_size)
+    with tqdm(total=settings.steps, desc=f"seed {seed}", unit="step", disable=None) as bar:
+        for event in train(state, stores["train"], stores["val"], params.model, settings, vocab_size):
+            if isinstance(event, Step):
+                bar.update()
+    model = MiniGPT(params.model, vocab_size)
+    model.bind(state.best_weights, np.zeros_like(state.best_weights))
+
+    result: dict[str, float] = {"seed": seed, "best step": state.best_step}
+    for split in ("val", "test"):
+        store = stores[split]
+        ppl = math.exp(float(token_nll(model, store, Tape(np.float32, recording=False)).mean()))
+        orders = range(2, params.ngram.max_order + 1)
+        best = {
+            "add-alpha": min(
+                add_alpha_nll(stores["train"], store, n, params.ngram.alpha, vocab_size).mean() for n in (1, *orders)
+            ),
+            "Kneser-Ney": min(
+                kneser_ney_nll(stores["train"], store, n, params.ngram.discount, vocab_size).mean() for n in orders
+            ),
+        }
+        result[f"{split} model"] = ppl
+        for name, nll in best.items():
+            result[f"{split} / {name}"] = ppl / math.exp(float(nll))
+    return result
+
+
+def table(results: Sequence[dict[str, float]]) -> tuple[str, list[str]]:
+    """The Markdown table with mean and 95 % interval, and what exceeds its bound."""
+    columns = list(results[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
+    lines += [
+        "| " + " | ".join(f"{row[c]:.0f}" if c in ("seed", "best step") else f"{row[c]:.3f}" for c in columns) + " |"
+        for row in results
+    ]
+    means, halves, broken = {}, {}, []
+    for column in columns[2:]:
+        values = [row[column] for row in results]
+        means[column] = sum(values) / len(values)
+        deviation = math.sqrt(sum((v - means[column]) ** 2 for v in values) / max(1, len(values) - 1))
+        halves[column] = T_95.get(len(values), math.nan) * deviation / math.sqrt(len(values))
+    lines.append("| **mean** | | " + " | ".join(f"**{means[c]:.3f}**" for c in columns[2:]) + " |")
+    lines.append("| 95 % interval | | " + " | ".join(f"± {halves[c]:.3f}" for c in columns[2:]) + " |")
+    for name, bound in EACH.items():
+        for split in ("val", "test"):
+            broken += [
+                f"seed {row['seed']:.0f}: {split} / {name} is {row[f'{split} / {name}']:.3f}, bound {bound}"
+                for row in results
+                if row[f"{split} / {name}"] > bound
+            ]
+    broken += [
+        f"mean of test / {name} is {means[f'test / {name}']:.3f}, bound {bound}"
+        for name, bound in MEAN_ON_TEST.items()
+        if means[f"test / {name}"] > bound
+    ]
+    return "\n".join(lines), broken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.seeds", description="Train several seeds and tabulate the ratios to the n-grams."
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="how many, counting up from train.seed (default: 10)")
+    n_seeds = parser.parse_args().seeds
+    params = read_params()
+    results = []
+    for seed in range(params.train.seed, params.train.seed + n_seeds):
+        results.append(run_seed(params, seed))
+        print({name: round(value, 3) for name, value in results[-1].items()}, file=sys.stderr)
+    text, broken = table(results)
+    bounds = ", ".join(f"{name} {bound}" for name, bound in EACH.items())
+    means = ", ".join(f"{name} {bound}" for name, bound in MEAN_ON_TEST.items())
+    page = f"""# Ten seeds
+
+Perplexity of the model on held-out cells, and its ratio to the best n-gram of each kind; the seed varies split
+and initialisation. Bounds on each ratio: {bounds}; on the mean over test: {means}.
+{"All hold." if not broken else "NOT ALL HOLD: " + "; ".join(broken)}
+
+{text}
+
+Made by `make seeds` from `params.yaml`.
+"""
+    files.write_text(TABLE, page)
+    print(page)
+    if broken:
+        raise UserError(f"{len(broken)} bounds do not hold.")
+
+
+if __name__ == "__main__":
+    run_command(main)
