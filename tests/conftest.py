@@ -1,0 +1,94 @@
+"""What tests share: the repository's root, small data, and a copy of the project to run and to break."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
+import numpy as np
+import pytest
+from minitrain.batches import TokenStore
+from minitrain.params import ModelParams, TrainParams
+from minitrain.tokenizer import BOS, EOS
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("minitrain", "stages", "data", "params.yaml", "dvc.yaml", "requirements.lock")
+
+TINY_MODEL = ModelParams(d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
+TINY_TRAIN = TrainParams(
+    seed=3,
+    steps=12,
+    batch_size=6,
+    microshards=3,
+    lr=0.01,
+    lr_final=0.001,
+    warmup_steps=2,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    ema_decay=0.9,
+    embed_dropout=0.2,
+    residual_dropout=0.1,
+    attention_dropout=0.1,
+    eval_every=4,
+    checkpoint_every=5,
+)
+TINY_VOCAB = 16
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+def random_store(n: int, seed: int, vocab_size: int = TINY_VOCAB, longest: int = TINY_MODEL.context + 1) -> TokenStore:
+    """n sequences of random tokens and lengths, ``<bos>`` and ``<eos>`` included."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    sequences = [[BOS, *rng.integers(4, vocab_size, size=length - 2), EOS] for length in rng.integers(3, longest + 1, n)]
+    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    direction = np.arange(n, dtype=np.uint8) % 2
+    return TokenStore(np.concatenate(sequences).astype(np.uint16), offsets, np.arange(n, dtype=np.int32), direction)
+
+
+@pytest.fixture(scope="session")
+def train_set() -> TokenStore:
+    return random_store(20, seed=1)
+
+
+@pytest.fixture(scope="session")
+def val_set() -> TokenStore:
+    return random_store(7, seed=2)
+
+
+def copy_project(target: Path) -> Path:
+    """The project's code, data and parameters at ``target``, without anything that a run has left."""
+    for name in CODE:
+        ignore = shutil.ignore_patterns("__pycache__", "batches")
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=ignore)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    return target
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run ``python -W error -m MODULE ARGS`` in a folder and return what it printed."""
+
+    def run_module(folder: Path, module: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        import os
+
+        command = [sys.executable, "-W", "error", "-m", module, *args]
+        env = {**os.environ, **environment}
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+    return run_module

@@ -1,0 +1,135 @@
+"""Files appear whole or not at all, and a damaged one is refused."""
+
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from minitrain import files
+from minitrain.errors import UserError
+
+TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.asarray(7, dtype=np.int64)}
+LAYOUT = {"a": ("float32", (2, 3)), "n": ("int64", ())}
+
+
+def test_tensors_come_back_byte_for_byte(tmp_path):
+    files.save_tensors(tmp_path / "t.safetensors", TENSORS)
+    loaded = files.load_tensors(tmp_path / "t.safetensors", LAYOUT)
+    for name, array in TENSORS.items():
+        assert loaded[name].tobytes() == array.tobytes()
+        assert (loaded[name].dtype, loaded[name].shape) == (array.dtype, array.shape)
+
+
+def test_loaded_tensors_can_be_changed_in_place(tmp_path):
+    files.save_tensors(tmp_path / "t.safetensors", TENSORS)
+    loaded = files.load_tensors(tmp_path / "t.safetensors", LAYOUT)
+    loaded["a"] += 1
+    assert loaded["a"][0, 0] == 1
+
+
+def test_the_file_is_a_pure_function_of_the_values():
+    reordered = dict(reversed(TENSORS.items()))
+    strided = {**TENSORS, "a": np.asfortranarray(TENSORS["a"])}
+    assert files.encode_tensors(TENSORS) == files.encode_tensors(reordered) == files.encode_tensors(strided)
+
+
+def test_golden_bytes():
+    """The format itself: a change of it would orphan every checkpoint, so it must be meant."""
+    digest = hashlib.sha256(b"n <i8 []\n" + (7).to_bytes(8, "little")).hexdigest()
+    expected_header = (
+        f'{{"__metadata__":{{"sha256":"{digest}"}},"n":{{"dtype":"I64","shape":[],"data_offsets":[0,8]}}}}'.encode()
+    )
+    data = files.encode_tensors({"n": np.asarray(7, dtype=np.int64)})
+    size = int.from_bytes(data[:8], "little")
+    assert data[8 : 8 + size].rstrip(b" ") == expected_header
+    assert data[8 + size :] == (7).to_bytes(8, "little")
+
+
+def test_every_flipped_bit_is_refused():
+    data = files.encode_tensors(TENSORS)
+    for position in range(len(data) * 8):
+        damaged = bytearray(data)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(UserError, match="damaged"):
+            files.decode_tensors(bytes(damaged), "damaged")
+
+
+def test_every_truncation_and_growth_is_refused():
+    data = files.encode_tensors(TENSORS)
+    for damaged in [*(data[:n] for n in range(len(data))), data + b"\0", data + data]:
+        with pytest.raises(UserError):
+            files.decode_tensors(damaged, "damaged")
+
+
+def test_a_header_of_2_to_the_63_bytes_is_refused():
+    with pytest.raises(UserError):
+        files.decode_tensors((2**63).to_bytes(8, "little") + b"{}", "hostile")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": TENSORS["a"]}, "missing"),
+        ({**TENSORS, "b": TENSORS["a"]}, "unknown"),
+        ({**TENSORS, "a": TENSORS["a"].T.copy()}, r"a: expected float32\[2, 3\], got float32\[3, 2\]"),
+        ({**TENSORS, "a": TENSORS["a"].astype(np.float64)}, "expected float32"),
+        ({**TENSORS, "a": np.full((2, 3), np.nan, np.float32)}, "finite"),
+        ({**TENSORS, "a": np.full((2, 3), np.inf, np.float32)}, "finite"),
+    ],
+)
+def test_a_whole_file_with_other_content_is_refused(tmp_path, tensors, message):
+    files.save_tensors(tmp_path / "t.safetensors", tensors)
+    with pytest.raises(UserError, match=message):
+        files.load_tensors(tmp_path / "t.safetensors", LAYOUT)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for name in ("fifo", "folder", "link", "missing"):
+        with pytest.raises(UserError, match=name):
+            files.read_bytes(tmp_path / name)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_bytes(path, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    for operation in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, operation, fail)
+            with pytest.raises(UserError, match="No space left"):
+                files.write_bytes(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_canonical_json_is_sorted_utf8_and_refuses_nan(tmp_path):
+    files.write_json(tmp_path / "x.json", {"b": 1, "a": "é"})
+    assert (tmp_path / "x.json").read_bytes() == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
+    with pytest.raises(ValueError, match="JSON"):
+        files.canonical_json(float("nan"))
+
+
+def test_broken_text_is_named_by_line(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'{\n"a": 1,\n"b": \xff}')
+    with pytest.raises(UserError, match=r"x\.json:3: expected UTF-8"):
+        files.read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_bytes(b'{\n"a": 1,\n"b": }')
+    with pytest.raises(UserError, match=r"x\.json:3: expected JSON"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_metrics_keep_six_digits_and_tables_tell_float32_apart(tmp_path):
+    assert files.rounded({"x": [0.123456789, 1, "t", True]}) == {"x": [0.123457, 1, "t", True]}
+    one, next_one = np.float32(1), np.nextafter(np.float32(1), np.float32(2))
+    files.write_csv(tmp_path / "t.csv", ["a", "b"], [(1, float(one)), (2, float(next_one))])
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert lines[0] == "a,b"
+    assert np.float32(lines[1].split(",")[1]) == one
+    assert np.float32(lines[2].split(",")[1]) == next_one

@@ -1,0 +1,157 @@
+"""MiniGPT: its size and names, its gradients as a whole, and what it must not see."""
+
+import math
+
+import numpy as np
+import pytest
+from minitrain import params
+from minitrain.batches import make_microshards, pad
+from minitrain.minitorch.gradcheck import numeric_gradient, relative_error
+from minitrain.minitorch.tape import Tape
+from minitrain.model import Dropout, MiniGPT, attention_mask, initial_weights, token_nll
+from minitrain.params import ModelParams
+
+from conftest import TINY_MODEL, TINY_VOCAB, random_store
+
+LOCKED = ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
+
+
+def make(config=TINY_MODEL, vocab_size=TINY_VOCAB, dtype=np.float64, seed=0):
+    model = MiniGPT(config, vocab_size)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    weights = initial_weights(model, rng).astype(dtype)
+    grads = np.zeros_like(weights)
+    model.bind(weights, grads)
+    return model, weights, grads
+
+
+def test_the_locked_config_has_103680_parameters_and_is_the_committed_one(root):
+    assert MiniGPT(LOCKED, 64).size == 103_680
+    committed = params.read_params(root / "params.yaml")
+    assert (committed.model, committed.tokenizer.vocab_size) == (LOCKED, 64)
+
+
+def test_names_and_shapes_load_into_pytorch():
+    shapes = {name: parameter.shape for name, parameter in MiniGPT(LOCKED, 64).named_parameters()}
+    expected = {"embed.weight": (64, 64), "ln_final.weight": (64,), "ln_final.bias": (64,)}
+    for i in range(2):
+        expected |= {f"blocks.{i}.{ln}.{part}": (64,) for ln in ("ln1", "ln2") for part in ("weight", "bias")}
+        expected |= {f"blocks.{i}.attn.{m}.weight": (64, 64) for m in "qkvo"}
+        expected |= {f"blocks.{i}.ffn.up.weight": (256, 64), f"blocks.{i}.ffn.up.bias": (256,)}
+        expected |= {f"blocks.{i}.ffn.down.weight": (64, 256), f"blocks.{i}.ffn.down.bias": (64,)}
+    assert shapes == expected
+
+
+def test_parameters_are_views_into_the_flat_vectors():
+    model, weights, grads = make()
+    views, grad_views = model.views(weights), model.views(grads)
+    for name, parameter in model.named_parameters():
+        assert parameter.data.ctypes.data == views[name].ctypes.data
+        assert parameter.grad.ctypes.data == grad_views[name].ctypes.data
+    weights[:] = 5
+    assert all((parameter.data == 5).all() for _, parameter in model.named_parameters())
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_the_whole_models_gradients_are_those_of_finite_differences(p):
+    model, weights, grads = make()
+    weights += 0.05 * np.random.Generator(np.random.PCG64(1)).normal(size=weights.shape)  # biases off zero
+    shard = pad(random_store(4, seed=5), np.arange(4))
+
+    def loss(tape):
+        dropout = Dropout(p, p, p, np.random.Generator(np.random.SFC64(3))) if p else None
+        return model.loss(tape, shard, shard.n_targets, dropout)
+
+    tape = Tape(np.float64)
+    tape.backward(loss(tape), np.ones(1))
+    numeric = numeric_gradient(lambda: float(loss(Tape(np.float64, recording=False)).data[0]), weights, 1e-5)
+    assert np.count_nonzero(grads) > 0.95 * len(grads)
+    for name, view in model.views(grads).items():
+        assert relative_error(view, model.views(numeric)[name]) <= 1e-6, name
+
+
+def test_the_locked_models_gradient_along_random_directions():
+    """Too many parameters to perturb one by one: the slope along a direction is the gradient's product with it."""
+    model, weights, grads = make(LOCKED, 64)
+    shard = pad(random_store(6, seed=5, vocab_size=64, longest=33), np.arange(6))
+    tape = Tape(np.float64)
+    tape.backward(model.loss(tape, shard, shard.n_targets), np.ones(1))
+    start = weights.copy()
+    for seed in range(5):
+        direction = np.random.Generator(np.random.PCG64(seed)).normal(size=weights.shape)
+        direction /= np.linalg.norm(direction)
+        values = []
+        for step in (1e-4, -1e-4):
+            weights[:] = start + step * direction
+            values.append(float(model.loss(Tape(np.float64, recording=False), shard, shard.n_targets).data[0]))
+        slope = (values[0] - values[1]) / 2e-4
+        assert abs(slope - grads @ direction) <= 1e-6 * abs(slope)
+
+
+def test_a_later_token_changes_no_earlier_logit():
+    model, _, _ = make()
+    tokens = np.array([[1, 5, 6, 7, 8]])
+    changed = np.array([[1, 5, 6, 9, 8]])
+    before, after = (model.logits(Tape(np.float64), t).copy() for t in (tokens, changed))
+    assert np.array_equal(before[:, :3], after[:, :3])
+    assert not np.array_equal(before[:, 3:], after[:, 3:])
+
+
+def test_pads_change_neither_loss_nor_gradient():
+    model, _, grads = make()
+    store = random_store(5, seed=6)
+    together = pad(store, np.arange(5))
+    losses, gradients = [], []
+    for shards in ([together], [pad(store, np.array([i])) for i in range(5)]):
+        grads[:] = 0
+        total = 0.0
+        for shard in shards:
+            tape = Tape(np.float64)
+            loss = model.loss(tape, shard, together.n_targets)
+            tape.backward(loss, np.ones(1))
+            total += float(loss.data[0])
+        losses.append(total)
+        gradients.append(grads.copy())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-13)
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-9, atol=1e-14)
+
+
+def test_the_attention_mask_hides_the_future_and_pads():
+    mask = attention_mask(np.array([[1, 4, 0]]), np.dtype(np.float32))
+    assert mask.dtype == np.float32
+    hidden = -np.inf
+    assert mask[0, 0].tolist() == [[0, 0, 0], [hidden, 0, 0], [hidden, hidden, hidden]]
+
+
+def test_a_fresh_model_knows_nothing():
+    model, _, _ = make(LOCKED, 64, np.float32)
+    store = random_store(16, seed=7, vocab_size=64, longest=33)
+    nll = token_nll(model, store, Tape(np.float32, recording=False))
+    assert len(nll) == (store.lengths - 1).sum()
+    assert abs(nll.mean() - math.log(64)) < 0.5
+
+
+def test_token_nll_is_the_loss_whatever_the_batch_size():
+    model, _, _ = make()
+    store = random_store(9, seed=8)
+    shard = pad(store, np.arange(9))
+    loss = float(model.loss(Tape(np.float64), shard, shard.n_targets).data[0])
+    for batch_size in (1, 4, 32):
+        nll = token_nll(model, store, Tape(np.float64, recording=False), batch_size)
+        np.testing.assert_allclose(nll.mean(), loss, rtol=1e-12)
+
+
+def test_dropout_drops_the_right_share_and_keeps_the_mean():
+    tape = Tape(np.float32)
+    keep = Dropout(0.3, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(tape, 0.3, (400, 500))
+    assert set(np.unique(keep)) == {np.float32(0), np.float32(1 / 0.7)}
+    assert abs((keep == 0).mean() - 0.3) < 0.005
+    assert Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(tape, 0.0, (2, 2)) is None
+
+
+def test_microshards_split_the_batch_by_length():
+    store = random_store(11, seed=9)
+    shards = make_microshards(store, np.arange(11), 3)
+    assert sum(len(shard.tokens) for shard in shards) == 11
+    assert [shard.tokens.shape[1] for shard in shards] == sorted((s.tokens.shape[1] for s in shards), reverse=True)
+    assert all(shard.loss_mask.any(axis=0).all() for shard in shards)  # no column is all padding

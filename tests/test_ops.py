@@ -1,0 +1,170 @@
+"""Every operation of the table: its gradient by finite differences, its result by a plain formula."""
+
+import math
+
+import numpy as np
+import pytest
+from minitrain.minitorch import ops
+from minitrain.minitorch.gradcheck import gradcheck
+from minitrain.minitorch.tape import Op, Tape, Tensor
+
+BOUND = 1e-6  # on the relative error of a gradient, float64
+B, T, H, D, C, V = 2, 5, 2, 4, 8, 7
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, *shape])).normal(size=shape)
+
+
+def keep(*shape: int) -> np.ndarray:
+    """A fixed dropout mask, scaled."""
+    return np.floor(np.random.Generator(np.random.PCG64(9)).random(shape) + 0.6) / 0.6
+
+
+def causal_with_pads() -> np.ndarray:
+    """(B, 1, key, query): the second sequence ends in two pads."""
+    visible = np.triu(np.ones((T, T), dtype=bool))[None].repeat(B, axis=0)
+    visible[1, T - 2 :] = False
+    return np.where(visible, 0.0, -np.inf)[:, None]
+
+
+TOKENS = np.array([3, 0, 3, 6, 3])  # a token thrice: gradients of one row must add up
+MASK = np.array([True, True, False, True, True])
+ROTATIONS = ops.rope_rotations(T, D, 10000.0, np.float64)
+
+# name of the case: operation, inputs, settings
+CASES: dict[str, tuple[Op, list[np.ndarray], dict]] = {
+    "embedding": (ops.embedding, [normal(V, C)], {"tokens": TOKENS}),
+    "linear": (ops.linear, [normal(T, C), normal(3, C)], {}),
+    "linear with bias": (ops.linear, [normal(T, C), normal(3, C), normal(3)], {}),
+    "layer_norm": (ops.layer_norm, [normal(T, C), normal(C, seed=1), normal(C, seed=2)], {}),
+    "gelu": (ops.gelu, [3 * normal(T, C)], {}),
+    "rope": (ops.rope, [normal(B, T, 3, H, D)], {"rotations": ROTATIONS}),
+    "attention": (ops.attention, [normal(B, T, 3, H, D)], {"mask": causal_with_pads()}),
+    "attention with dropout": (
+        ops.attention,
+        [normal(B, T, 3, H, D)],
+        {"mask": causal_with_pads(), "keep": keep(B, H, T, T)},
+    ),
+    "dropout": (ops.dropout, [normal(T, C)], {"keep": keep(T, C)}),
+    "residual": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {}),
+    "residual with dropout": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {"keep": keep(T, C)}),
+    "reshape": (ops.reshape, [normal(T, C)], {"shape": (T, H, D)}),
+    "tied_cross_entropy": (
+        ops.tied_cross_entropy,
+        [normal(T, C), normal(V, C, seed=1)],
+        {"targets": TOKENS, "loss_mask": MASK, "n_targets": 6},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_are_those_of_finite_differences(name):
+    op, inputs, settings = CASES[name]
+    assert gradcheck(op, inputs, settings) <= BOUND
+
+
+def test_the_cases_cover_the_table():
+    assert {op.name for op, _, _ in CASES.values()} == set(ops.OPS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_deleting_any_single_gradient_is_noticed(name):
+    """The negative control: without the formula of one input - no gradient, or zeros - the check goes red."""
+    op, inputs, settings = CASES[name]
+    for index in range(len(inputs)):
+
+        def missing(*args, index=index):
+            grads = list(op.backward(*args))
+            grads[index] = None
+            return tuple(grads)
+
+        def zero(*args, index=index):
+            grads = list(op.backward(*args))
+            grads[index] = np.zeros_like(grads[index])
+            return tuple(grads)
+
+        with pytest.raises(AssertionError, match=f"gradient of input {index}: missing"):
+            gradcheck(Op(op.name, op.forward, missing), inputs, settings)
+        assert gradcheck(Op(op.name, op.forward, zero), inputs, settings) > BOUND
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_computes_in_float32_and_close_to_float64(name):
+    op, inputs, settings = CASES[name]
+    results = {}
+    for dtype in (np.float32, np.float64):
+        narrow = {
+            key: value.astype(np.complex64 if value.dtype.kind == "c" else dtype)
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fc" and dtype == np.float32
+            else value
+            for key, value in settings.items()
+        }
+        tape = Tape(dtype)
+        tensors = [Tensor(array.astype(dtype)) for array in inputs]
+        output = op(tape, *tensors, **narrow)
+        tape.backward(output, np.ones_like(output.data))
+        results[dtype] = [output.data, *(tensor.grad for tensor in tensors)]
+        assert all(array.dtype == dtype for array in results[dtype])
+    for single, double in zip(results[np.float32], results[np.float64], strict=True):
+        np.testing.assert_allclose(single, double, rtol=2e-4, atol=2e-5)
+
+
+# --- results against plain formulas ------------------------------------------------------------------
+
+
+def forward(op: Op, *inputs: np.ndarray, **settings) -> np.ndarray:
+    return op(Tape(np.float64, recording=False), *map(Tensor, inputs), **settings).data
+
+
+def test_layer_norm_formula():
+    x, weight, bias = normal(T, C), normal(C, seed=1), normal(C, seed=2)
+    expected = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * weight + bias
+    np.testing.assert_allclose(forward(ops.layer_norm, x, weight, bias), expected, rtol=1e-12)
+
+
+def test_gelu_formula():
+    x = np.linspace(-30, 30, 101).reshape(1, -1)
+    expected = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(forward(ops.gelu, x), expected, rtol=1e-12, atol=1e-300)
+
+
+def test_rope_formula():
+    """Pair (x[2j], x[2j+1]) at position t turns by t * 10000^(-2j/D); v stays."""
+    x = normal(B, T, 3, H, D)
+    expected = x.copy()
+    for t in range(T):
+        for j in range(D // 2):
+            angle = t * 10000.0 ** (-2 * j / D)
+            a, b = x[:, t, :2, :, 2 * j], x[:, t, :2, :, 2 * j + 1]
+            expected[:, t, :2, :, 2 * j] = a * math.cos(angle) - b * math.sin(angle)
+            expected[:, t, :2, :, 2 * j + 1] = a * math.sin(angle) + b * math.cos(angle)
+    np.testing.assert_allclose(forward(ops.rope, x, rotations=ROTATIONS), expected, rtol=1e-12)
+
+
+def test_attention_formula():
+    x, out = normal(B, T, 3, H, D), np.zeros((B, T, H, D))
+    for b in range(B):
+        n_real = T if b == 0 else T - 2
+        for h in range(H):
+            q, k, v = x[b, :, 0, h], x[b, :, 1, h], x[b, :, 2, h]
+            for t in range(T):
+                seen = min(t + 1, n_real)
+                scores = np.exp(k[:seen] @ q[t] / math.sqrt(D))
+                out[b, t, h] = scores / scores.sum() @ v[:seen]
+    np.testing.assert_allclose(forward(ops.attention, x, mask=causal_with_pads()), out, rtol=1e-10)
+
+
+def test_cross_entropy_formula_and_the_mask():
+    hidden, weight = normal(T, C), normal(V, C, seed=1)
+    logits = hidden @ weight.T
+    nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(T), TOKENS]
+    settings = {"targets": TOKENS, "loss_mask": MASK, "n_targets": 6}
+    np.testing.assert_allclose(forward(ops.tied_cross_entropy, hidden, weight, **settings), [nll[MASK].sum() / 6])
+
+
+def test_large_logits_and_scores_do_not_overflow():
+    hidden, weight = 1e4 * normal(T, C), normal(V, C, seed=1)
+    settings = {"targets": TOKENS, "loss_mask": MASK, "n_targets": 5}
+    assert np.isfinite(forward(ops.tied_cross_entropy, hidden, weight, **settings)).all()
+    assert np.isfinite(forward(ops.attention, 1e3 * normal(B, T, 3, H, D), mask=causal_with_pads())).all()
