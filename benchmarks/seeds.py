@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 import minitrain  # noqa: F401  (pins the numerics)
 from minitrain import corpus, files, sequences, tokenizer
+from minitrain.batches import SPLITS
 from minitrain.errors import UserError, run_command
 from minitrain.loop import Step, initial_state, train
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT, token_nll
 from minitrain.ngram import add_alpha_nll, kneser_ney_nll
 from minitrain.params import Params, read_params
-from minitrain.split import SPLITS, split_cells
+from minitrain.split import split_cells
 
 TABLE = Path("benchmarks/seeds.md")
 EACH = {"add-alpha": 0.60, "Kneser-Ney": 0.72}  # the bound on each seed's ratio, val and test

@@ -12,6 +12,7 @@ import numpy as np
 from minitrain.errors import UserError
 from minitrain.tokenizer import PAD
 
+SPLITS = ("train", "val", "test")
 DIRECTIONS = ("es-en", "en-es")
 DATA_STREAM = 2  # keeps the data's random numbers apart from all others of the same seed
 

@@ -9,10 +9,10 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from minitrain.batches import SPLITS
 from minitrain.corpus import Row
 from minitrain.errors import UserError
 
-SPLITS = ("train", "val", "test")
 SPLIT_BY = ("cell", "verb_tense", "verb")
 
 

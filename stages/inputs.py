@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from minitrain import files, manifest
-from minitrain.batches import STORE_LAYOUT, TokenStore
+from minitrain.batches import SPLITS, STORE_LAYOUT, TokenStore
 from minitrain.errors import UserError
 from minitrain.model import MiniGPT
 from minitrain.params import ModelParams, Params
-from minitrain.split import SPLITS
 from minitrain.tokenizer import Tokenizer
 from stages.paths import BATCHES, MODELS
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from minitrain import corpus, files, sequences, tokenizer
+from minitrain.batches import SPLITS
 from minitrain.errors import run_command
 from minitrain.params import Params, read_params
-from minitrain.split import SPLITS, split_cells
+from minitrain.split import split_cells
 from stages.paths import BATCHES, PLOTS
 
 

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
 import numpy as np
 import pytest
+
+import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
 from minitrain.batches import TokenStore
 from minitrain.params import ModelParams, TrainParams
 from minitrain.tokenizer import BOS, EOS
@@ -49,7 +50,9 @@ def root() -> Path:
 def random_store(n: int, seed: int, vocab_size: int = TINY_VOCAB, longest: int = TINY_MODEL.context + 1) -> TokenStore:
     """n sequences of random tokens and lengths, ``<bos>`` and ``<eos>`` included."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    sequences = [[BOS, *rng.integers(4, vocab_size, size=length - 2), EOS] for length in rng.integers(3, longest + 1, n)]
+    sequences = [
+        [BOS, *rng.integers(4, vocab_size, size=length - 2), EOS] for length in rng.integers(3, longest + 1, n)
+    ]
     offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
     direction = np.arange(n, dtype=np.uint8) % 2
     return TokenStore(np.concatenate(sequences).astype(np.uint16), offsets, np.arange(n, dtype=np.int32), direction)

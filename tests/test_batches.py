@@ -4,12 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import random_store
+
 from minitrain import corpus, sequences, tokenizer
 from minitrain.batches import TokenStore, batch_ids, make_microshards, pad
 from minitrain.errors import UserError
 from minitrain.tokenizer import BOS, EOS, PAD
-
-from conftest import random_store
 
 
 def order(n, seed, batch_size, steps, epoch=0, position=0):
@@ -62,7 +62,11 @@ def test_microshards_hold_each_sequence_once_in_a_fixed_order():
     ids = np.arange(10)[::-1].copy()
     shards = make_microshards(store, ids, 4)
     again = make_microshards(store, ids, 4)
-    rows = [tuple(t[m | True][:n]) for s in shards for t, m, n in zip(s.tokens, s.loss_mask, s.loss_mask.sum(1))]
+    rows = [
+        tuple(t[m | True][:n])
+        for s in shards
+        for t, m, n in zip(s.tokens, s.loss_mask, s.loss_mask.sum(1), strict=True)
+    ]
     expected = [tuple(store.tokens[a : b - 1]) for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
     assert Counter(rows) == Counter(expected)
     assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(shards, again, strict=True))

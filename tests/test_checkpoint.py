@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB
+
 from minitrain import checkpoint, files
 from minitrain.errors import UserError
 from minitrain.loop import CheckpointDue, initial_state, train
-
-from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB
 
 
 @pytest.fixture(scope="module")

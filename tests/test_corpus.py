@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pytest
+
 from minitrain import conjugation, corpus, files
 from minitrain.conjugation import Verb
 from minitrain.errors import UserError

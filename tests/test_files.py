@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+
 from minitrain import files
 from minitrain.errors import UserError
 

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB, random_store
+
 from minitrain import checkpoint, files, loop
 from minitrain.errors import UserError
 from minitrain.loop import CheckpointDue, Evaluation, Step, initial_state, kept_step, train
 from minitrain.model import MiniGPT
-
-from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB, random_store
 
 
 def encode(state):
@@ -158,7 +158,10 @@ def test_a_number_that_is_not_finite_stops_the_run_before_the_weights_change(tra
     state = fresh()
     model = MiniGPT(TINY_MODEL, TINY_VOCAB)
     taken = []
-    with pytest.raises(UserError, match=r"step 2: .* not finite: .*blocks\.1\.ffn\.up\.weight"), np.errstate(all="ignore"):
+    with (
+        pytest.raises(UserError, match=r"step 2: .* not finite: .*blocks\.1\.ffn\.up\.weight"),
+        np.errstate(all="ignore"),
+    ):
         for event in train(state, train_set, val_set, TINY_MODEL, TINY_TRAIN, TINY_VOCAB):
             if isinstance(event, Step):
                 taken.append(event.step)

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TINY_MODEL, TINY_VOCAB, random_store
+
 from minitrain import params
 from minitrain.batches import make_microshards, pad
 from minitrain.minitorch.gradcheck import numeric_gradient, relative_error
 from minitrain.minitorch.tape import Tape
 from minitrain.model import Dropout, MiniGPT, attention_mask, initial_weights, token_nll
 from minitrain.params import ModelParams
-
-from conftest import TINY_MODEL, TINY_VOCAB, random_store
 
 LOCKED = ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from minitrain.batches import TokenStore
 from minitrain.ngram import add_alpha_nll, grams, kneser_ney_nll
 from minitrain.tokenizer import BOS, EOS
@@ -16,7 +17,9 @@ def store(*sequences):
     sequences = [[BOS, *sequence, EOS] for sequence in sequences]
     offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
     zeros = np.zeros(len(sequences))
-    return TokenStore(np.concatenate(sequences).astype(np.uint16), offsets, zeros.astype(np.int32), zeros.astype(np.uint8))
+    return TokenStore(
+        np.concatenate(sequences).astype(np.uint16), offsets, zeros.astype(np.int32), zeros.astype(np.uint8)
+    )
 
 
 def test_grams_are_left_padded_and_end_in_every_target():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from minitrain import numerics
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -66,7 +67,9 @@ def test_numpy_imported_first_under_the_same_settings_is_fine(root):
 
 def test_without_the_pin_other_kernels_would_compute(root):
     """The negative control: the fingerprint does tell kernels apart."""
-    code = "import sys; sys.path.insert(0, 'minitrain'); import numerics, json; print(json.dumps(numerics.fingerprint()))"
+    code = (
+        "import sys; sys.path.insert(0, 'minitrain'); import numerics, json; print(json.dumps(numerics.fingerprint()))"
+    )
     result = start(code, root, OPENBLAS_CORETYPE="Sandybridge")
     assert json.loads(result.stdout) != expected()
 

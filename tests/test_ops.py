@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from minitrain.minitorch import ops
 from minitrain.minitorch.gradcheck import gradcheck
 from minitrain.minitorch.tape import Op, Tape, Tensor

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from minitrain.minitorch.optim import AdamWState, adamw_step, clip_by_global_norm
 from minitrain.minitorch.schedule import Schedule
 

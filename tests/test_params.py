@@ -1,6 +1,7 @@
 """params.yaml: everything that is wrong with it is named."""
 
 import pytest
+
 from minitrain.errors import UserError
 from minitrain.params import read_params
 
@@ -21,7 +22,11 @@ BAD = {
     "unknown section": ("data:\n", "extra: 1\ndata:\n", "unknown key extra"),
     "missing key": ("  steps: 2000\n", "", "key train.steps is missing"),
     "twice": ("  steps: 2000", "  steps: 2000\n  steps: 100", "key 'steps' stands twice"),
-    "text for number": ("steps: 2000", "steps: many", "train.steps: expected a whole number of at least 1, got str 'many'"),
+    "text for number": (
+        "steps: 2000",
+        "steps: many",
+        "train.steps: expected a whole number of at least 1, got str 'many'",
+    ),
     "float for int": ("steps: 2000", "steps: 2000.5", "train.steps: expected a whole number of at least 1, got float"),
     "bool for int": ("steps: 2000", "steps: true", "train.steps: expected a whole number of at least 1, got bool"),
     "null": ("steps: 2000", "steps:", "train.steps: expected a whole number of at least 1, got NoneType"),
@@ -36,7 +41,11 @@ BAD = {
     "fractions": ("val_fraction: 0.15", "val_fraction: 0.9", "expected less than 1"),
     "split": ("by: cell", "by: verbs", "split.by: expected cell, verb_tense or verb, got 'verbs'"),
     "absolute path": ("shards: data/shards", "shards: /data", "data.shards: expected a path inside the project"),
-    "path out of the project": ("shards: data/shards", "shards: ../x", "data.shards: expected a path inside the project"),
+    "path out of the project": (
+        "shards: data/shards",
+        "shards: ../x",
+        "data.shards: expected a path inside the project",
+    ),
     "section that is no mapping": ("ngram:\n", "ngram: 5\nold:\n", "unknown key old"),
     "broken YAML": ("data:\n", "data: [\n", "expected YAML"),
 }

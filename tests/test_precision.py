@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from minitrain.precision import FORMATS, round_bf16, round_fp16
 
 

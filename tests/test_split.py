@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
+
 from minitrain import corpus
 from minitrain.errors import UserError
 from minitrain.split import SPLIT_BY, split_cells

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from minitrain.minitorch import ops
 from minitrain.minitorch.arena import Arena
 from minitrain.minitorch.tape import Parameter, Tape, Tensor

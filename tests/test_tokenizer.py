@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from minitrain import corpus, sequences, tokenizer
 from minitrain.errors import UserError
 from minitrain.tokenizer import BOS, EOS, UNK, Tokenizer

@@ -1,0 +1,127 @@
+"""The project's code as data: import closures, and no pickle anywhere."""
+
+from pathlib import Path
+
+import pytest
+
+from minitrain import sources
+
+
+@pytest.fixture
+def in_root(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+@pytest.mark.usefixtures("in_root")
+def test_no_project_file_pickles():
+    paths = [path for folder in ("minitrain", "stages", "benchmarks") for path in Path(folder).rglob("*.py")]
+    assert len(paths) > 30
+    assert [f"{path}:{use}" for path in paths for use in sources.pickle_uses(path)] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "import os, pickle as p",
+        "from pickle import loads",
+        "from joblib.externals import x",
+        "def f():\n    import dill",
+        "import shelve, marshal",
+        "__import__('pickle')",
+        "import importlib\nimportlib.import_module('cloudpickle')",
+        "import numpy as np\nnp.load('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "import numpy as np\nflag = True\nnp.load('x', allow_pickle=flag)",
+        "import numpy as anything\nanything.load('x')",
+        "import numpy as np\nnp.save('x', a)",
+        "import numpy as np\nnp.savez('x', a)",
+        "from numpy import load",
+        "frame.to_pickle('x')",
+        "pandas.read_pickle('x')",
+        "np.lib.format.read_array(f, allow_pickle=True)",
+    ],
+)
+def test_what_could_unpickle_is_found(tmp_path, code):
+    (tmp_path / "x.py").write_text(code)
+    assert sources.pickle_uses(tmp_path / "x.py")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import numpy as np\nnp.load('x', allow_pickle=False)",
+        "import json\njson.load(f)",
+        "text = 'import pickle'  # pickle",
+        "checkpoint.save('x')",
+    ],
+)
+def test_what_cannot_is_not(tmp_path, code):
+    (tmp_path / "x.py").write_text(code)
+    assert sources.pickle_uses(tmp_path / "x.py") == []
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_closure_follows_imports_inside_functions_and_packages():
+    closure = {path.as_posix() for path in sources.import_closure(Path("stages/train.py"))}
+    assert {"stages/train.py", "stages/__init__.py", "minitrain/__init__.py", "minitrain/numerics.py"} <= closure
+    assert {"minitrain/minitorch/ops.py", "minitrain/minitorch/__init__.py", "minitrain/loop.py"} <= closure
+    assert {"minitrain/figures.py", "minitrain/tracking.py"} <= closure  # imported when needed
+    assert not closure & {"minitrain/corpus.py", "minitrain/ngram.py", "stages/verify.py"}
+
+
+@pytest.mark.usefixtures("in_root")
+def test_imports_only_go_down():
+    """The floors: a module may import its own floor and those below, never one above."""
+    floors = [
+        {"errors", "numerics", "files"},
+        {"minitorch"},
+        {
+            "params",
+            "conjugation",
+            "corpus",
+            "split",
+            "tokenizer",
+            "sequences",
+            "batches",
+            "model",
+            "ngram",
+            "precision",
+        },
+        {"loop", "checkpoint", "manifest", "sources"},
+        {"tracking", "figures", "report"},
+    ]
+    floor_of = {module: index for index, modules in enumerate(floors) for module in modules}
+    present = {path.stem if path.is_file() else path.name for path in Path("minitrain").iterdir()}
+    assert present - {"__init__", "__pycache__"} == set(floor_of)
+    for path in Path("minitrain").rglob("*.py"):
+        if path == Path("minitrain/__init__.py"):
+            continue
+        module = path.parts[1].removesuffix(".py")
+        for other in sources.import_closure(path):
+            if other.parts[0] == "minitrain" and other != Path("minitrain/__init__.py"):
+                assert floor_of[other.parts[1].removesuffix(".py")] <= floor_of[module], f"{path} imports {other}"
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_engine_knows_nothing_of_texts_files_or_models():
+    for path in Path("minitrain/minitorch").glob("*.py"):
+        closure = {other.as_posix() for other in sources.import_closure(path)}
+        assert all(
+            name.startswith("minitrain/minitorch/") or name in {"minitrain/__init__.py", "minitrain/numerics.py"}
+            for name in closure
+        ), path
+
+
+def test_the_digest_changes_with_any_file_of_the_closure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("stages").mkdir()
+    Path("minitrain").mkdir()
+    Path("minitrain/a.py").write_text("x = 1")
+    Path("minitrain/other.py").write_text("x = 1")
+    Path("stages/s.py").write_text("from minitrain import a")
+    first = sources.code_digest(Path("stages/s.py"))
+    Path("minitrain/other.py").write_text("x = 2")
+    assert sources.code_digest(Path("stages/s.py")) == first
+    Path("minitrain/a.py").write_text("x = 2")
+    assert sources.code_digest(Path("stages/s.py")) != first

@@ -1,0 +1,357 @@
+"""The stages as a user meets them: a small run of the pipeline, and every mistake answered by one clear line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import copy_project
+
+from minitrain import files
+
+SMALL = {"steps: 2000": "steps: 24", "eval_every: 50": "eval_every: 8", "checkpoint_every: 500": "checkpoint_every: 10"}
+
+
+def edit(path: Path, changes: dict[str, str]) -> None:
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A project with a run of 24 steps through the first five stages, and what they printed."""
+    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
+    edit(project / "params.yaml", SMALL)
+    printed = {}
+    for stage in ("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare"):
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-m", f"stages.{stage}"],
+            cwd=project,
+            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        printed[stage] = result.stdout
+    return project, printed
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project before any run."""
+    return copy_project(tmp_path / "project")
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that must have failed for a user's mistake: one line, no traceback."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+# --- what a run leaves ---------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_the_files_of_the_contract(ran):
+    project, _ = ran
+    models = set(tree(project / "models"))
+    stem = next(name for name in models if name.endswith(".manifest.json")).removesuffix(".manifest.json")
+    assert models == {
+        f"{stem}.safetensors",
+        f"{stem}.manifest.json",
+        f"{stem}.state.safetensors",
+        "evidence/kept.safetensors",
+        "evidence/probe.safetensors",
+    }
+    digest = files.sha256_file(project / "models" / f"{stem}.safetensors")
+    assert stem == f"minigpt-phase18-{digest[:12]}"
+    assert set(tree(project / "data/batches")) == {
+        *(f"{split}.safetensors" for split in ("train", "val", "test")),
+        *("tokenizer.json", "cells.json", "summary.json"),
+    }
+
+
+def test_the_manifest_names_what_the_run_was_made_of_and_nothing_volatile(ran):
+    project, _ = ran
+    path = next((project / "models").glob("*.manifest.json"))
+    manifest = json.loads(path.read_text())
+    assert manifest["schema_version"] == 1
+    assert {
+        "seed",
+        "config",
+        "config_hash",
+        "data_manifest_sha256",
+        "code_digest",
+        "packages",
+        "numerics",
+        "step",
+    } <= set(manifest)
+    for name, digest in manifest["files"].items():
+        assert files.sha256_file(project / "models" / name) == digest
+    text = path.read_text()
+    assert str(project) not in text
+    assert "20" + time.strftime("%y-") not in text
+
+
+def test_the_log_has_every_step_once(ran):
+    project, _ = ran
+    rows = list(csv.DictReader((project / "plots/train/log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(24))
+    assert list(rows[0]) == ["step", "loss", "lr", "grad_norm"]
+
+
+def test_the_round_trip_holds_for_each_state_machine(ran):
+    metrics = json.loads((ran[0] / "plots/checkpoint-roundtrip-verify/metrics.json").read_text())
+    assert set(metrics["state_machines"]) >= {"model", "optimizer", "scheduler", "data", "rng"}
+    assert all(metrics["state_machines"].values())
+    assert metrics["resumed_run_ends_in_same_state"] is True
+    assert metrics["kept_step"] == 18
+    assert metrics["bytes"]["model"] > 4 * 103_680
+
+
+def test_drift_is_measured_at_every_layer(ran):
+    metrics = json.loads((ran[0] / "plots/fp16-drift/metrics.json").read_text())
+    layers = {"embed_out", "block_0_out", "block_1_out", "final_ln_out", "logits"}
+    assert set(metrics["largest_activation"]) == layers
+    for name in ("fp16", "bf16"):
+        for mode in ("weights", "weights_and_activations"):
+            assert set(metrics[name][mode]["layers"]) == layers
+            # A table of rounded numbers is within the bound of one rounding, whatever comes after.
+            assert metrics[name][mode]["layers"]["embed_out"]["relative_l2"] <= metrics[name]["unit_roundoff"]
+    assert (
+        metrics["fp16"]["weights"]["layers"]["logits"]["relative_l2"]
+        < metrics["bf16"]["weights"]["layers"]["logits"]["relative_l2"]
+    )
+    page = (ran[0] / "plots/fp16-drift/argmax_flips.md").read_text()
+    flips = sum(
+        metrics[name][mode]["argmax_flips"]
+        for name in ("fp16", "bf16")
+        for mode in ("weights", "weights_and_activations")
+    )
+    assert page.count("\n| fp16 |") + page.count("\n| bf16 |") == flips
+
+
+def test_the_comparison_has_the_keys_of_the_contract(ran):
+    metrics = json.loads((ran[0] / "plots/baseline-compare/metrics.json").read_text())
+    for split in ("val", "test"):
+        of_split = metrics[split]
+        assert set(of_split["add_alpha"]) == set("1234567")
+        assert set(of_split["kneser_ney"]) == set("234567")
+        best = min(*of_split["add_alpha"].values(), *of_split["kneser_ney"].values())
+        assert of_split["best_baseline_ppl"] == best
+        assert of_split["ratio_to_best_baseline"] == pytest.approx(of_split["model_ppl"] / best, rel=1e-5)
+        assert 1.3 < of_split["floor_ppl"] < 1.5
+        assert set(of_split["model_ppl_by"]) == {"english_regularity", "direction", "half"}
+
+
+def test_running_a_stage_again_leaves_the_same_bytes(ran, run):
+    project, _ = ran
+    before = tree(project / "models") | tree(project / "plots")
+    for stage in ("train", "fp16_drift", "baseline_compare"):
+        assert run(project, f"stages.{stage}").returncode == 0
+    assert tree(project / "models") | tree(project / "plots") == before
+
+
+def test_one_core_leaves_the_same_bytes(ran, tmp_path):
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    project = copy_project(tmp_path / "one-core")
+    edit(project / "params.yaml", SMALL)
+    core = min(os.sched_getaffinity(0))
+    for stage in ("shard_to_batches", "train"):
+        subprocess.run(
+            [sys.executable, "-m", f"stages.{stage}"],
+            cwd=project,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            check=True,
+            capture_output=True,
+        )
+    assert tree(project / "models") == tree(ran[0] / "models")
+    assert tree(project / "plots/train") == tree(ran[0] / "plots/train")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(ran, tmp_path, run, how):
+    project = copy_project(tmp_path / "stopped")
+    edit(project / "params.yaml", SMALL)
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.train"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(project.glob("checkpoints/*/step-*.safetensors")) and process.poll() is None:
+        os.sched_yield()
+    process.send_signal(how)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert not (project / "models").exists()
+    if how is not signal.SIGKILL:
+        assert "To go on: dvc repro" in errors
+    again = run(project, "stages.train")
+    assert again.returncode == 0, again.stderr
+    assert "going on from step" in again.stdout
+    assert tree(project / "models") == tree(ran[0] / "models")
+    assert tree(project / "plots/train") == tree(ran[0] / "plots/train")
+
+
+# --- mistakes --------------------------------------------------------------------------------------------
+
+SHARD = "data/shards/shard-01.jsonl"
+
+
+def first_row(project: Path) -> dict:
+    return json.loads((project / SHARD).read_text().splitlines()[0])
+
+
+def replace_first_row(project: Path, line: str) -> None:
+    lines = (project / SHARD).read_text().splitlines(keepends=True)
+    (project / SHARD).write_text(line + "\n" + "".join(lines[1:]))
+
+
+def without(row: dict, key: str) -> str:
+    return json.dumps({name: value for name, value in row.items() if name != key})
+
+
+BAD_CORPUS = {
+    "broken JSON": (lambda p: replace_first_row(p, '{"id": '), f"{SHARD}:1: expected a JSON object"),
+    "missing key": (
+        lambda p: replace_first_row(p, without(first_row(p), "tense")),
+        f"{SHARD}:1: key 'tense' is missing",
+    ),
+    "unknown tense": (
+        lambda p: replace_first_row(p, json.dumps({**first_row(p), "tense": "pluperfect"})),
+        f"{SHARD}:1: key 'tense': expected one of infinitive",
+    ),
+    "duplicate row": (
+        lambda p: (p / SHARD).write_text((p / SHARD).read_text() + (p / SHARD).read_text().splitlines()[0] + "\n"),
+        f"{SHARD}:168: duplicate id",
+    ),
+    "invalid UTF-8": (
+        lambda p: (p / SHARD).write_bytes(b'{"id": "\xff"}\n'),
+        f"{SHARD}:1: expected UTF-8, got the byte 0xff",
+    ),
+    "empty folder": (
+        lambda p: [path.unlink() for path in (p / "data/shards").iterdir()],
+        "expected at least one shard",
+    ),
+    "missing folder": (
+        lambda p: edit(p / "params.yaml", {"data/shards": "data/nowhere"}),
+        "data/nowhere: expected a folder",
+    ),
+    "not as in the manifest": (
+        lambda p: (p / SHARD).write_text("\n".join((p / SHARD).read_text().splitlines()[:-1]) + "\n"),
+        f"{SHARD}: rows: expected 167",
+    ),
+    "missing shard": (lambda p: (p / SHARD).unlink(), f"{SHARD}: listed in data/MANIFEST.json but not there"),
+    "missing manifest": (lambda p: (p / "data/MANIFEST.json").unlink(), "data/MANIFEST.json: cannot be read"),
+    "too long a sequence": (
+        lambda p: edit(p / "params.yaml", {"context: 32": "context: 20"}),
+        "expected at most 21 tokens",
+    ),
+    "too small a vocabulary": (
+        lambda p: edit(p / "params.yaml", {"vocab_size: 64": "vocab_size: 20"}),
+        "tokenizer.vocab_size",
+    ),
+    "unknown key": (
+        lambda p: edit(p / "params.yaml", {"steps: 2000": "stepps: 2000"}),
+        "params.yaml: unknown key train.stepps",
+    ),
+    "wrong type": (
+        lambda p: edit(p / "params.yaml", {"steps: 2000": "steps: x"}),
+        "params.yaml: train.steps: expected a whole",
+    ),
+    "heads": (lambda p: edit(p / "params.yaml", {"d_model: 64": "d_model: 66"}), "model.d_model: expected a multiple"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CORPUS)
+def test_a_bad_corpus_or_parameter_is_named_and_nothing_is_written(project, run, name):
+    breaking, message = BAD_CORPUS[name]
+    breaking(project)
+    assert message in refused(run(project, "stages.shard_to_batches"))
+    assert not (project / "data/batches").exists()
+    assert not (project / "plots").exists()
+
+
+def test_training_without_batches_is_named(project, run):
+    message = refused(run(project, "stages.train"))
+    assert "data/batches: expected the output of shard-to-batches" in message
+    assert "dvc repro shard-to-batches" in message
+    assert not (project / "models").exists()
+
+
+@pytest.fixture
+def broken(ran, tmp_path):
+    """A copy of the small run, to be damaged."""
+    import shutil
+
+    return Path(shutil.copytree(ran[0], tmp_path / "broken", ignore=shutil.ignore_patterns("checkpoints", "mlruns")))
+
+
+def model_file(project: Path) -> Path:
+    return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)
+
+
+BAD_FILES = {
+    "truncated model": (lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]), "expected sha256"),
+    "flipped bit in the model": (
+        lambda p: model_file(p).write_bytes(
+            model_file(p).read_bytes()[:-1] + bytes([model_file(p).read_bytes()[-1] ^ 1])
+        ),
+        "the file is damaged",
+    ),
+    "no model": (lambda p: model_file(p).unlink(), "cannot be read"),
+    "no manifest": (
+        lambda p: next((p / "models").glob("*.json")).unlink(),
+        "expected one model with its manifest, found 0",
+    ),
+    "model of another config": (
+        lambda p: edit(p / "params.yaml", {"d_ff: 256": "d_ff: 128"}),
+        "expected the config of params.yaml",
+    ),
+    "manifest of another schema": (
+        lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 1': '"schema_version": 9'}),
+        "key 'schema_version': expected 1",
+    ),
+    "damaged batches": (
+        lambda p: (p / "data/batches/val.safetensors").write_bytes(b"x" * 100),
+        "data/batches/val.safetensors: expected a whole safetensors file",
+    ),
+    "damaged tokenizer": (
+        lambda p: edit(p / "data/batches/tokenizer.json", {'"<unk>"': '"<UNK>"'}),
+        "data/batches/tokenizer.json: its tokens and merges contradict",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_damaged_file_is_named(broken, run, name):
+    breaking, message = BAD_FILES[name]
+    before = tree(broken / "plots")
+    breaking(broken)
+    assert message in refused(run(broken, "stages.fp16_drift"))
+    assert tree(broken / "plots") == before
+
+
+def test_an_mlflow_server_that_is_not_there_is_named_and_the_work_is_on_disk(broken, run):
+    import shutil
+
+    shutil.rmtree(broken / "plots/fp16-drift")
+    nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    assert "MLflow at http://127.0.0.1:9" in refused(run(broken, "stages.fp16_drift", **nowhere))
+    assert (broken / "plots/fp16-drift/metrics.json").exists()

@@ -1,0 +1,192 @@
+"""The gate: green on a whole run, and for each of its items a fault that makes just that item fail."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from test_stages import SMALL, edit, model_file, ran  # noqa: F401
+
+from minitrain import files, numerics
+from minitrain.params import read_params
+from stages import verify
+
+BEATS = {"beats n-grams on val", "beats n-grams on test"}  # 24 steps are too few for that
+
+
+def failed(project: Path, monkeypatch) -> dict[str, str]:
+    """The items that fail, with what they got."""
+    monkeypatch.chdir(project)
+    gate = verify.Run(read_params())
+    items = [verify.check(name, item, gate) for name, item in verify.ITEMS]
+    return {item.name: item.got for item in items if not item.passed}
+
+
+@pytest.fixture
+def whole(ran, tmp_path):  # noqa: F811
+    return Path(shutil.copytree(ran[0], tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))
+
+
+def test_a_short_run_fails_only_where_24_steps_are_too_few(whole, monkeypatch):
+    assert set(failed(whole, monkeypatch)) == BEATS
+
+
+def test_the_command_prints_every_item_writes_the_report_and_exits_with_1(whole, run):
+    result = run(whole, "stages.verify")
+    assert result.returncode == 1
+    lines = [line for line in result.stdout.splitlines() if line.startswith(("ok ", "FAIL"))]
+    assert len(lines) == len(verify.ITEMS)
+    assert sum(line.startswith("FAIL") for line in lines) == 2
+    assert "error: the gate is red: beats n-grams on val, beats n-grams on test." in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
+    assert not (whole / "plots/verify/metrics.json").exists()
+
+
+def change_json(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    files.write_json(path, value)
+
+
+def flip_last_bit(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def manifest(project: Path) -> Path:
+    return next((project / "models").glob("*.manifest.json"))
+
+
+def change_batches(project: Path) -> None:
+    """Other, whole batches: two cells' names are swapped, which no later stage reads."""
+    change_json(project / "data/batches/cells.json", lambda cells: cells[0].update(english_regularity="x"))
+
+
+def leak(project: Path) -> None:
+    shutil.copy(project / "data/batches/train.safetensors", project / "data/batches/val.safetensors")
+
+
+def lose_kept(project: Path) -> None:
+    """Another kept checkpoint, whole, and the manifest agrees with it: only resuming from it can tell."""
+    import numpy as np
+
+    from minitrain import checkpoint
+
+    path = project / "models/evidence/kept.safetensors"
+    state = checkpoint.load_state(path, 103_680)
+    state.rng = np.random.Generator(np.random.PCG64(0))
+    files.save_tensors(path, checkpoint.state_tensors(state))
+    change_json(manifest(project), lambda m: m["files"].update({"evidence/kept.safetensors": files.sha256_file(path)}))
+
+
+def other_probe(project: Path) -> None:
+    path = project / "models/evidence/probe.safetensors"
+    tensors = files.decode_tensors(path.read_bytes(), "probe")
+    tensors["logits"].reshape(-1)[0] += 1e-12
+    files.save_tensors(path, tensors)
+    change_json(manifest(project), lambda m: m["files"].update({"evidence/probe.safetensors": files.sha256_file(path)}))
+
+
+# What is done to a run, and the items that must then fail (beside BEATS). Where a fault cannot but show in
+# several items, all are named; every item is alone in at least one case or is the first of a case.
+FAULTS = {
+    "a verb's form changed": (
+        lambda p: edit(
+            p / "data/verbs.yaml", {"present_simple: [juego, juegas, juega]": "present_simple: [jugo, jugas, juga]"}
+        ),
+        {"corpus"},
+    ),
+    "a row's text changed": (
+        lambda p: edit(p / "data/shards/shard-00.jsonl", {"le gustará": "le gustara"}),
+        {"corpus", "batches", "metrics"},
+    ),
+    "cells changed": (change_batches, {"batches", "manifest"}),
+    "val is train": (leak, {"batches", "no leak", "manifest", "metrics", "resumed run"}),
+    "a stray file in models": (lambda p: (p / "models/stray").write_text("x"), {"model files"}),
+    "another config hash": (lambda p: change_json(manifest(p), lambda m: m.update(config_hash="0")), {"manifest"}),
+    "another code digest": (lambda p: change_json(manifest(p), lambda m: m.update(code_digest="0")), {"manifest"}),
+    "a line of training code changed": (
+        lambda p: (p / "minitrain/loop.py").write_text((p / "minitrain/loop.py").read_text() + "\n"),
+        {"manifest"},
+    ),
+    "a state digest changed": (
+        lambda p: change_json(manifest(p), lambda m: m["state_digests"].update(optimizer="0")),
+        {"round trip", "metrics"},
+    ),
+    "other logits recorded": (other_probe, {"round trip in fp64", "metrics"}),
+    "another kept checkpoint": (lose_kept, {"resumed run", "metrics"}),
+    "a metric improved by hand": (
+        lambda p: change_json(p / "plots/baseline-compare/metrics.json", lambda m: m["test"].update(model_ppl=1.5)),
+        {"metrics"},
+    ),
+    "a metrics file gone": (lambda p: (p / "plots/fp16-drift/metrics.json").unlink(), {"metrics"}),
+    "a step gone from the log": (
+        lambda p: (p / "plots/train/log.csv").write_text(
+            "".join((p / "plots/train/log.csv").read_text().splitlines(keepends=True)[:-1])
+        ),
+        {"training log", "MLflow run"},
+    ),
+    "a wild first step": (
+        lambda p: edit(p / "plots/train/log.csv", {"\n0,4.": "\n0,9."}),
+        {"first step", "training log", "MLflow run"},
+    ),
+    "the drift plot cut off": (
+        lambda p: (p / "plots/fp16-drift/drift_per_layer.png").write_bytes(b"\x89PNG"),
+        {"fp16 drift plot"},
+    ),
+    "the drift plot gone": (lambda p: (p / "plots/fp16-drift/drift_per_layer.png").unlink(), {"fp16 drift plot"}),
+    "pickle in a file": (lambda p: (p / "stages/extra.py").write_text("import pickle\n"), {"no pickle"}),
+    "allow_pickle in a file": (
+        lambda p: (p / "minitrain/extra.py").write_text("import numpy as np\nnp.load('x', allow_pickle=True)\n"),
+        {"no pickle"},
+    ),
+    "another package locked": (
+        lambda p: edit(p / "requirements.lock", {"safetensors==": "safetensors==9."}),
+        {"packages", "manifest"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_fails_its_item(whole, monkeypatch, name):
+    fault, items = FAULTS[name]
+    fault(whole)
+    assert set(failed(whole, monkeypatch)) - BEATS == items
+
+
+def test_a_damaged_model_fails_what_needs_it(whole, monkeypatch):
+    flip_last_bit(model_file(whole))
+    got = failed(whole, monkeypatch)
+    assert "the file is damaged" in got["model"]
+    assert "the file is damaged" in got["round trip"]
+
+
+def test_other_kernels_fail_their_item(whole, monkeypatch):
+    monkeypatch.setattr(numerics, "PROMISED", {**numerics.PROMISED, "openblas_core": "Zen"})
+    if numerics.machine_is_supported():
+        assert "different" in failed(whole, monkeypatch)["numerics"]
+
+
+def test_the_mlflow_run_is_recomputed_from_the_store(whole, monkeypatch):
+    """A store that says something else than the log: the item reads it back."""
+    from minitrain import tracking
+
+    real = tracking.recorded_run
+    monkeypatch.setattr(tracking, "recorded_run", lambda models: {**real(models), "loss": []})
+    assert set(failed(whole, monkeypatch)) - BEATS == {"MLflow run"}
+
+
+def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "ITEMS", tuple(item for item in verify.ITEMS if item[0] not in BEATS))
+    monkeypatch.chdir(whole)
+    verify.main()
+    assert f"{len(verify.ITEMS)} passed, 0 failed" in capsys.readouterr().out
+    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {
+        "items": len(verify.ITEMS),
+        "passed": len(verify.ITEMS),
+    }
+    text = (whole / "PHASE_18_REPORT.md").read_text()
+    assert "All items of the gate hold" in text
+    assert re.search(r"MLflow run: `runs:/[0-9a-f]{32} in sqlite:///", text)
