@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import minitrain  # noqa: F401  (pins the numerics)
 from minitrain import corpus, files, sequences, tokenizer
 from minitrain.batches import SPLITS
 from minitrain.errors import UserError, run_command

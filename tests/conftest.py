@@ -1,5 +1,8 @@
 """What tests share: the repository's root, small data, and a copy of the project to run and to break."""
 
+import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
+
+# isort: split
 import shutil
 import subprocess
 import sys
@@ -9,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
 from minitrain.batches import TokenStore
 from minitrain.params import ModelParams, TrainParams
 from minitrain.tokenizer import BOS, EOS
