@@ -3,6 +3,7 @@
 import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
 
 # isort: split
+import os
 import shutil
 import subprocess
 import sys
@@ -90,10 +91,47 @@ def run() -> Run:
     """Run ``python -W error -m MODULE ARGS`` in a folder and return what it printed."""
 
     def run_module(folder: Path, module: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        import os
-
         command = [sys.executable, "-W", "error", "-m", module, *args]
         env = {**os.environ, **environment}
         return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
 
     return run_module
+
+
+SMALL = {"steps: 2000": "steps: 24", "eval_every: 50": "eval_every: 8", "checkpoint_every: 500": "checkpoint_every: 10"}
+
+
+def edit(path: Path, changes: dict[str, str]) -> None:
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory):
+    """A project with a run of 24 steps through the first five stages, and what they printed."""
+    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
+    edit(project / "params.yaml", SMALL)
+    printed = {}
+    for stage in ("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare"):
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-m", f"stages.{stage}"],
+            cwd=project,
+            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        printed[stage] = result.stdout
+    return project, printed
+
+
+def model_file(project: Path) -> Path:
+    return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)

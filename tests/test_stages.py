@@ -10,43 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import copy_project
+from conftest import SMALL, copy_project, edit, model_file, tree
 
 from minitrain import files
-
-SMALL = {"steps: 2000": "steps: 24", "eval_every: 50": "eval_every: 8", "checkpoint_every: 500": "checkpoint_every: 10"}
-
-
-def edit(path: Path, changes: dict[str, str]) -> None:
-    text = path.read_text()
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new, 1)
-    path.write_text(text)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    """A project with a run of 24 steps through the first five stages, and what they printed."""
-    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
-    edit(project / "params.yaml", SMALL)
-    printed = {}
-    for stage in ("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare"):
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", f"stages.{stage}"],
-            cwd=project,
-            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        printed[stage] = result.stdout
-    return project, printed
 
 
 @pytest.fixture
@@ -301,10 +267,6 @@ def broken(ran, tmp_path):
     import shutil
 
     return Path(shutil.copytree(ran[0], tmp_path / "broken", ignore=shutil.ignore_patterns("checkpoints", "mlruns")))
-
-
-def model_file(project: Path) -> Path:
-    return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)
 
 
 BAD_FILES = {

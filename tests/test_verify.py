@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_stages import SMALL, edit, model_file, ran  # noqa: F401
+from conftest import edit, model_file
 
 from minitrain import files, numerics
 from minitrain.params import read_params
@@ -24,7 +24,7 @@ def failed(project: Path, monkeypatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def whole(ran, tmp_path):  # noqa: F811
+def whole(ran, tmp_path):
     return Path(shutil.copytree(ran[0], tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))
 
 

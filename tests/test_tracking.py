@@ -1,0 +1,77 @@
+"""MLflow: filled from the files, once, and again whenever its store is lost."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from minitrain import tracking
+from minitrain.errors import UserError
+
+
+@pytest.fixture
+def store(ran, tmp_path, monkeypatch):
+    """A run's files, with an empty store elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
+    return ran[0]
+
+
+def test_the_default_store_is_absolute(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert tracking.tracking_uri() == "http://server"
+
+
+def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
+    models, plots = store / "models", store / "plots"
+    uri = tracking.training_run(models, plots / "train")
+    assert tracking.training_run(models, plots / "train") == uri
+    recorded = tracking.recorded_run(models)
+    manifest = json.loads(next(models.glob("*.manifest.json")).read_text())
+    assert uri == f"runs:/{recorded['id']}"
+    assert recorded["name"] == manifest["model"].removesuffix(".safetensors")
+    assert recorded["params"]["train.steps"] == "24"
+    assert recorded["params"]["model.d_model"] == "64"
+    assert recorded["tags"]["model_sha256"] == manifest["files"][manifest["model"]]
+    assert recorded["tags"]["lineage"] == manifest["lineage"]
+    rows = csv.DictReader((plots / "train/log.csv").read_text().splitlines())
+    assert recorded["loss"] == [(int(row["step"]), float(row["loss"])) for row in rows]
+    assert {"lr", "grad_norm", "val_loss", "val_perplexity", "best_step"} <= set(recorded["metrics"])
+
+
+def test_later_stages_add_to_the_same_run(store):
+    models, plots = store / "models", store / "plots"
+    tracking.add_results(models, plots, "baseline-compare")
+    metrics = tracking.recorded_run(models)["metrics"]
+    left = json.loads((plots / "baseline-compare/metrics.json").read_text())
+    assert metrics["baseline-compare.val.model_ppl"] == left["val"]["model_ppl"]
+    assert metrics["baseline-compare.test.kneser_ney.4"] == left["test"]["kneser_ney"]["4"]
+    artifacts = {path.name for path in Path("mlruns").rglob("*") if path.is_file()}
+    assert {"perplexity_vs_n.png", "log.csv"} <= artifacts
+    assert any(name.endswith(".manifest.json") for name in artifacts)
+
+
+def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):
+    models, plots = store / "models", store / "plots"
+    with monkeypatch.context() as patch:
+
+        def fail(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(tracking, "_log", fail)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.training_run(models, plots / "train")
+    with pytest.raises(UserError, match="expected a run of the model"):
+        tracking.recorded_run(models)
+    tracking.training_run(models, plots / "train")
+    assert len(tracking.recorded_run(models)["loss"]) == 24
+
+
+def test_an_unreadable_store_is_one_clear_error(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
+    with pytest.raises(UserError, match="MLflow at nonsense://x"):
+        tracking.training_run(store / "models", store / "plots/train")
