@@ -5,6 +5,7 @@ format: float32 numbers are rounded and the rest of the arithmetic stays float32
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -110,23 +111,22 @@ def _flips(
 
 
 def flips_page(flips: list[Flip], positions: int) -> str:
-    """The list of flips for people, in Markdown."""
+    """The list of flips for people, in Markdown; equal ones are one line with their number."""
     lines = [
         "# Changed argmax",
         "",
-        f"Positions of the validation set ({positions}) at which the most likely next token is another one "
-        "after rounding.",
-        "`margin` is by how much float32 preferred its choice: flips happen where two tokens were nearly equal.",
+        "Positions of the validation set at which the most likely next token is another one after rounding,",
+        f"of {positions} positions for each format. `margin` is by how much float32 preferred its choice: flips happen",
+        "where two tokens were nearly equal, such as the language that a sequence begins with.",
         "",
-        "| format | rounded | context | target | fp32 | rounded to | margin |",
-        "|---|---|---|---|---|---|---:|",
+        "| format | rounded | context | target | fp32 | rounded to | margin | positions |",
+        "|---|---|---|---|---|---|---:|---:|",
     ]
     lines += [
-        f"| {f.format} | {f.mode} | `{f.context}` | `{f.target}` | `{f.before}` | `{f.after}` | {f.margin:.3g} |"
-        for f in flips
+        f"| {f.format} | {f.mode.replace('_', ' ')} | `<bos>{f.context}` | `{f.target}` | `{f.before}` | `{f.after}` "
+        f"| {f.margin:.3g} | {count} |"
+        for f, count in Counter(flips).items()
     ]
-    if not flips:
-        lines.append("| none | | | | | | |")
     return "\n".join(lines) + "\n"
 
 
