@@ -102,7 +102,7 @@ def _flips(
     where = np.argwhere(shard.loss_mask)  # (positions, 2): sequence, time
     for index in np.flatnonzero(before != after).tolist():
         row, time = where[index].tolist()
-        margin = float(exact[index, before[index]] - exact[index, after[index]])
+        margin = float(f"{exact[index, before[index]] - exact[index, after[index]]:.3g}")
         target, was, now = (
             tokenizer.tokens[token] for token in (int(shard.targets[row, time]), int(before[index]), int(after[index]))
         )

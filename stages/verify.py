@@ -7,6 +7,7 @@ when one of them fails.
 
 import csv
 import math
+import os
 import platform
 import re
 from collections.abc import Callable
@@ -29,6 +30,8 @@ VERBS = Path("data/verbs.yaml")
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
 LOCKED_PACKAGES = ("numpy", "safetensors", "mlflow", "dvc", "pyyaml", "matplotlib")
 TOLERANCE = 1e-3  # relative, on numbers computed where equal bits are not promised
+
+RESULT_ITEMS = {"beats n-grams on val", "beats n-grams on test"}  # all other items are about the files being right
 
 Outcome = tuple[str, str, bool]  # expected, got, passed
 
@@ -357,10 +360,14 @@ def main() -> None:
     items = [check(name, item, run) for name, item in ITEMS]
     print(gate_table(items))
     write_report(items)
-    failed = [item.name for item in items if not item.passed]
-    if failed:
-        raise UserError(f"the gate is red: {', '.join(failed)}. {REPORT} has the details.")
-    files.write_metrics(PLOTS / "verify" / "metrics.json", {"items": len(items), "passed": len(items) - len(failed)})
+    red = [item.name for item in items if not item.passed]
+    # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.
+    tolerated = RESULT_ITEMS if "DVC_EXP_BASELINE_REV" in os.environ else set()
+    if set(red) - tolerated:
+        raise UserError(f"the gate is red: {', '.join(red)}. {REPORT} has the details.")
+    if red:
+        print(f"an experiment: recorded although red: {', '.join(red)}")
+    files.write_metrics(PLOTS / "verify" / "metrics.json", {"items": len(items), "passed": len(items) - len(red)})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from minitrain import files, numerics
 from minitrain.params import read_params
 from stages import verify
 
-BEATS = {"beats n-grams on val", "beats n-grams on test"}  # 24 steps are too few for that
+BEATS = verify.RESULT_ITEMS  # 24 steps are too few for that
 
 
 def failed(project: Path, monkeypatch) -> dict[str, str]:
@@ -42,6 +42,18 @@ def test_the_command_prints_every_item_writes_the_report_and_exits_with_1(whole,
     assert "Traceback" not in result.stderr
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
     assert not (whole / "plots/verify/metrics.json").exists()
+
+
+def test_an_experiment_records_a_weak_model_but_no_broken_file(whole, run):
+    """Under `dvc exp run` (which sets this variable) a poor result is a result; damage is still damage."""
+    experiment = {"DVC_EXP_BASELINE_REV": "HEAD"}
+    result = run(whole, "stages.verify", **experiment)
+    assert result.returncode == 0, result.stderr
+    assert "an experiment: recorded although red" in result.stdout
+    n_items = len(verify.ITEMS)
+    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"items": n_items, "passed": n_items - 2}
+    (whole / "models/stray").write_text("x")
+    assert run(whole, "stages.verify", **experiment).returncode == 1
 
 
 def change_json(path: Path, change) -> None:
