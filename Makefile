@@ -3,6 +3,10 @@
 #   make repro   run the pipeline to the gate        make check   formatter, linter, type checker
 #   make test    run the tests                       make seeds   ten seeds: is the result luck?
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
+#
+# The proofs of docs/reproducibility.md, minutes each:
+#
+#   make prove-cpus     make prove-kills     make prove-faults     make prove-damage
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -10,7 +14,7 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check seeds ui hooks format clean
+.PHONY: repro test check seeds ui hooks format clean prove-cpus prove-kills prove-faults prove-damage
 
 repro: .venv/run
 	dvc repro
@@ -25,6 +29,9 @@ check: .venv/dev
 
 seeds: .venv/run
 	python -m benchmarks.seeds
+
+prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
+	python -m proofs.$*
 
 ui: .venv/run
 	mlflow ui

@@ -106,25 +106,25 @@ def machine_digests(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
     return digests
 
 
-def load_state(path: Path, size: int) -> TrainState:
+def load_state(path: Path, size: int, expected_sha256: str | None = None) -> TrainState:
     """The train state in a file, for a model of ``size`` parameters; UserError when the file is not whole or
     does not fit.
     """
-    return state_from_tensors(files.load_tensors(path, state_layout(size)))
+    return state_from_tensors(files.load_tensors(path, state_layout(size), expected_sha256))
 
 
 def save_working(folder: Path, state: TrainState) -> Path:
     """Write a working checkpoint of ``state`` and remove all but the newest of the folder."""
     path = folder / f"step-{state.step:09d}.safetensors"
     files.save_tensors(path, state_tensors(state))
-    for old in _newest_first(folder)[KEEP:]:
+    for old in newest_first(folder)[KEEP:]:
         old.unlink(missing_ok=True)
     return path
 
 
 def load_newest(folder: Path, size: int) -> TrainState | None:
     """The state of the newest whole checkpoint of a lineage, or None; damaged ones are told about and passed over."""
-    for path in _newest_first(folder):
+    for path in newest_first(folder):
         try:
             return load_state(path, size)
         except UserError as error:
@@ -140,7 +140,8 @@ def prune_other_lineages(folder: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
+    """The working checkpoints of a lineage, the newest first."""
     return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 

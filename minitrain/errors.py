@@ -12,9 +12,14 @@ class UserError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run ``main`` and leave the process: 0, or 1 with one clear line on stderr for a user's mistake."""
+    """Run ``main`` and leave the process: 0, or 1 with one clear line on stderr for a user's mistake; 130 after
+    Ctrl-C.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

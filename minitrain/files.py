@@ -3,6 +3,9 @@
 This is the one module that writes. A file appears under its name complete or not at all.
 """
 
+import contextlib
+import errno
+import glob
 import hashlib
 import json
 import math
@@ -19,27 +22,62 @@ import safetensors.numpy
 from minitrain.errors import UserError
 
 Tensors = dict[str, np.ndarray]
+Layout = Mapping[str, tuple[str, tuple[int | None, ...]]]  # dtype and shape by name; None is any length
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` under ``path``, atomically: a sibling file, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``data`` under ``path``, atomically: a sibling file, fsync, rename, fsync of the folder.
+
+    Whatever fails, and wherever the process is killed, ``path`` is the old file or the new one, whole.
+    Siblings that a killed process left behind are removed. Raises UserError when the system refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_strays(path)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            left = memoryview(data)
+            while left:  # a write may be short: on a full disk, or when a signal comes in
+                written = os.write(descriptor, left)
+                if written == 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                left = left[written:]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}. What was there before is untouched.") from error
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _remove_strays(path: Path) -> None:
+    """Remove the temporary siblings of ``path`` whose process is gone."""
+    for stray in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = stray.name.split(".")[-2]
+        if not (pid.isdigit() and _is_running(int(pid))):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(stray)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,22 +121,28 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file; UserError when it is missing, unreadable or something else."""
+def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
+    """The content of a regular file; UserError when it is missing, unreadable, something else, or of another digest."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
-            return file.read()
+            data = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    if expected_sha256 is not None and sha256(data) != expected_sha256:
+        raise UserError(
+            f"{path}: expected the sha256 {expected_sha256}, got {sha256(data)}: the file was damaged or changed. "
+            "Make it again with: dvc repro"
+        )
+    return data
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, expected_sha256: str | None = None) -> str:
     """The content of a UTF-8 file; UserError names the first byte that is not UTF-8."""
-    data = read_bytes(path)
+    data = read_bytes(path, expected_sha256)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -106,10 +150,10 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}:{line}: expected UTF-8, got the byte 0x{data[error.start]:02x}.") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, expected_sha256: str | None = None) -> Any:
     """The value in a JSON file; UserError names the line where the syntax breaks."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, expected_sha256))
     except (json.JSONDecodeError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UserError(f"{path}:{line}: expected JSON: {error}. Make the file again with its stage.") from error
@@ -161,12 +205,12 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, encode_tensors(tensors))
 
 
-def load_tensors(path: Path, expected: Mapping[str, tuple[str, tuple[int | None, ...]]]) -> Tensors:
+def load_tensors(path: Path, expected: Layout, expected_sha256: str | None = None) -> Tensors:
     """Read arrays back. ``expected`` gives dtype and shape by name (None: any length on that axis).
 
     Raises UserError when the file is damaged or holds anything else than what is expected.
     """
-    tensors = decode_tensors(read_bytes(path), str(path))
+    tensors = decode_tensors(read_bytes(path, expected_sha256), str(path))
     if set(tensors) != set(expected):
         missing, unknown = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
         raise UserError(

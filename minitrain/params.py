@@ -140,6 +140,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # no key of ours
             if key_node.value in seen:
                 raise UserError(
                     f"line {key_node.start_mark.line + 1}: key '{key_node.value}' stands twice. Remove one."
@@ -154,7 +156,7 @@ def read_params(path: Path = Path("params.yaml")) -> Params:
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
         return _section("", Params, value)  # type: ignore[no-any-return]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

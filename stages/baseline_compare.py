@@ -112,7 +112,8 @@ def series(metrics: Mapping[str, Any]) -> list[list[Any]]:
     ]
 
 
-def main() -> None:
+def produce() -> None:
+    """Write everything that the stage leaves."""
     from minitrain import figures
 
     params = read_params()
@@ -129,6 +130,10 @@ def main() -> None:
             f"{split}: model {m['model_ppl']:.4f}, best n-gram {m['best_baseline_ppl']:.4f}, ratio "
             f"{m['ratio_to_best_baseline']:.4f}, floor {m['floor_ppl']:.4f}"
         )
+
+
+def main() -> None:
+    produce()
 
     from minitrain import tracking
 

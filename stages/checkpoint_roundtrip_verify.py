@@ -4,6 +4,7 @@ same bytes?
 Reads ``models/``, ``data/batches/``, in a process of its own. Leaves ``plots/checkpoint-roundtrip-verify/``.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,17 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     size, n_shown = len(export.weights), params.tokenizer.vocab_size
 
     # Training took the digests from memory, before it wrote the file.
-    state = checkpoint.load_state(state_path, size)
+
+    def digest_of(path: Path) -> str:
+        return str(export.manifest["files"].get(path.relative_to(MODELS).as_posix()))
+
+    state = checkpoint.load_state(state_path, size, digest_of(state_path))
     tensors = checkpoint.state_tensors(state)
     digests, recorded = checkpoint.machine_digests(tensors), export.manifest["state_digests"]
     machines = {machine: digests[machine] == recorded.get(machine) for machine in checkpoint.MACHINES}
 
-    probe = files.load_tensors(
-        probe_path, {"tokens": ("int64", (None, None)), "logits": ("float64", (None, None, n_shown))}
-    )
+    probe_layout: files.Layout = {"tokens": ("int64", (None, None)), "logits": ("float64", (None, None, n_shown))}
+    probe = files.load_tensors(probe_path, probe_layout, digest_of(probe_path))
     logits = export.model(np.float64).logits(Tape(np.float64, recording=False), probe["tokens"])
 
     # Saving what was loaded gives the same file; going on from the kept checkpoint ends in the same state.
@@ -44,7 +48,7 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
         export.path: files.encode_tensors(export.model().views(export.weights)),
         state_path: files.encode_tensors(tensors),
     }
-    resumed = checkpoint.load_state(kept_path, size)
+    resumed = checkpoint.load_state(kept_path, size, digest_of(kept_path))
     again[kept_path] = files.encode_tensors(checkpoint.state_tensors(resumed))
     kept_at_step = resumed.step
     for _ in train(
@@ -72,7 +76,8 @@ def failures(metrics: dict[str, Any]) -> list[str]:
     return [name for name, value in flat.items() if value is False]
 
 
-def main() -> None:
+def produce() -> None:
+    """Write everything that the stage leaves."""
     params = read_params()
     export = read_model(params)
     metrics = measure(params, read_batches(params), export)
@@ -87,6 +92,10 @@ def main() -> None:
         f"{export.path.name}: saved == reloaded for {len(checkpoint.MACHINES)} state machines; resumed from "
         f"step {metrics['kept_step']}: the same bytes"
     )
+
+
+def main() -> None:
+    produce()
 
     from minitrain import tracking
 

@@ -141,7 +141,8 @@ def series(metrics: dict[str, Any], layers: list[str], measure_name: str) -> tup
     ]
 
 
-def main() -> None:
+def produce() -> None:
+    """Write everything that the stage leaves."""
     from minitrain import figures
 
     params = read_params()
@@ -160,6 +161,10 @@ def main() -> None:
             f"{fmt.name}, weights and activations: logits {worst['layers']['logits']['relative_l2']:.2e} off, "
             f"{worst['argmax_flips']} argmax flips"
         )
+
+
+def main() -> None:
+    produce()
 
     from minitrain import tracking
 

@@ -34,26 +34,36 @@ def read_batches(params: Params) -> Batches:
             f"{BATCHES}: expected the output of shard-to-batches, found no such folder. Make it with: dvc repro "
             "shard-to-batches"
         )
-    path = BATCHES / "tokenizer.json"
-    tokenizer = Tokenizer.from_json(files.read_json(path), str(path))
+    summary = files.read_json(BATCHES / "summary.json")
+    try:
+        digests = {str(name): str(digest) for name, digest in summary["files"].items()}
+        data_manifest = str(summary["data_manifest_sha256"])
+        path = BATCHES / "tokenizer.json"
+        tokenizer = Tokenizer.from_json(files.read_json(path, digests["tokenizer.json"]), str(path))
+        cells = files.read_json(BATCHES / "cells.json", digests["cells.json"])
+        tensors = {
+            split: files.load_tensors(BATCHES / f"{split}.safetensors", STORE_LAYOUT, digests[f"{split}.safetensors"])
+            for split in SPLITS
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{BATCHES / 'summary.json'}: {error!r}. Make it again with: dvc repro shard-to-batches"
+        ) from error
     if len(tokenizer.tokens) != params.tokenizer.vocab_size:
         raise UserError(
             f"{path}: expected {params.tokenizer.vocab_size} tokens (tokenizer.vocab_size), got "
-            f"{len(tokenizer.tokens)}."
+            f"{len(tokenizer.tokens)}. Make it again with: dvc repro shard-to-batches"
         )
-    cells, summary = files.read_json(BATCHES / "cells.json"), files.read_json(BATCHES / "summary.json")
-    stores = {}
-    for split in SPLITS:
-        path = BATCHES / f"{split}.safetensors"
-        stores[split] = TokenStore(**files.load_tensors(path, STORE_LAYOUT))
-        stores[split].check(str(path), params.tokenizer.vocab_size, params.model.context)
-        if not 0 <= stores[split].cell.min() <= stores[split].cell.max() < len(cells):
+    stores = {split: TokenStore(**arrays) for split, arrays in tensors.items()}
+    for split, store in stores.items():
+        store.check(str(BATCHES / f"{split}.safetensors"), params.tokenizer.vocab_size, params.model.context)
+        if not 0 <= store.cell.min() <= store.cell.max() < len(cells):
             raise UserError(
-                f"{path}: cell: expected ids of the {len(cells)} cells in cells.json. Make it again with "
-                "shard-to-batches."
+                f"{BATCHES / split}.safetensors: cell: expected ids of the {len(cells)} cells in cells.json. Make it "
+                "again with: dvc repro shard-to-batches"
             )
-    digests = {path.name: files.sha256_file(path) for path in sorted(BATCHES.iterdir())}
-    return Batches(tokenizer, cells, stores, summary["data_manifest_sha256"], digests)
+    digests["summary.json"] = files.sha256_file(BATCHES / "summary.json")
+    return Batches(tokenizer, cells, stores, data_manifest, digests)
 
 
 @dataclass(frozen=True)
@@ -108,25 +118,21 @@ def read_model(params: Params) -> Export:
                 "Train it with: dvc repro train"
             )
         path = MODELS / content["model"]
-        expected = content["files"][path.name]
+        expected = str(content["files"][path.name])
     except (KeyError, TypeError) as error:
         raise UserError(f"{found[0]}: key {error} is missing. Make the model again with: dvc repro train") from error
-    data = files.read_bytes(path)
-    digest = files.sha256(data)
-    if digest != expected or path.name != model_file_name(digest):
-        raise UserError(
-            f"{path}: expected sha256 {expected} as in its manifest, got {digest}: the file is damaged. Make it "
-            "again with: dvc repro train"
-        )
     model = MiniGPT(params.model, params.tokenizer.vocab_size)
-    return Export(path, digest, content, flat_weights(model, files.load_tensors(path, weights_layout(model))))
+    tensors = files.load_tensors(path, weights_layout(model), expected)
+    if path.name != model_file_name(expected):
+        raise UserError(f"{path}: expected the name {model_file_name(expected)}: it begins with the file's sha256.")
+    return Export(path, expected, content, flat_weights(model, tensors))
 
 
 def model_file_name(sha256: str) -> str:
     return f"minigpt-phase18-{sha256[:12]}.safetensors"
 
 
-def weights_layout(model: MiniGPT) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+def weights_layout(model: MiniGPT) -> files.Layout:
     """dtype and shape of every tensor of a model file."""
     return {name: ("float32", parameter.shape) for name, parameter in model.named_parameters()}
 

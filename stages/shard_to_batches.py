@@ -57,7 +57,11 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
     content = {f"{split}.safetensors": files.encode_tensors(store.arrays()) for split, (store, _) in made.items()}
     content["tokenizer.json"] = files.canonical_json(bpe.to_json()).encode()
     content["cells.json"] = files.canonical_json(cells).encode()
-    summary = {"data_manifest_sha256": files.sha256_file(manifest), "splits": files.rounded(stats)}
+    summary = {
+        "data_manifest_sha256": files.sha256_file(manifest),
+        "files": {name: files.sha256(data) for name, data in content.items()},
+        "splits": files.rounded(stats),
+    }
     content["summary.json"] = files.canonical_json(summary).encode()
 
     histogram = {split: np.bincount(store.lengths) for split, (store, _) in made.items()}
@@ -69,7 +73,8 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
     return content, metrics, table
 
 
-def main() -> None:
+def produce() -> None:
+    """Write everything that the stage leaves."""
     content, metrics, table = build(read_params())
     for name, data in content.items():
         files.write_bytes(BATCHES / name, data)
@@ -85,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(produce)

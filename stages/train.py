@@ -62,7 +62,7 @@ def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> No
         number: signal.signal(number, lambda got, _: stopped.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
     }
     bar = tqdm(total=params.train.steps, initial=state.step, desc="train", unit="step", disable=None)
-    val_loss = math.nan
+    val_loss = state.evaluations[-1][1] if state.evaluations else math.nan
     try:
         for event in train(
             state,
@@ -95,6 +95,9 @@ def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> No
                     file=sys.stderr,
                 )
                 sys.exit(128 + stopped[0])
+    except UserError as error:
+        last = next(iter(checkpoint.newest_first(folder)), "none")
+        raise UserError(f"{error} The last checkpoint before: {last}.") from error
     finally:
         bar.close()
         for number, handler in previous.items():
@@ -162,7 +165,8 @@ def write_plots(state: TrainState) -> None:
     files.write_metrics(folder / "metrics.json", metrics)
 
 
-def main() -> None:
+def produce() -> None:
+    """Write everything that the stage leaves: train, or go on training, then export."""
     params = read_params()
     batches = read_batches(params)
     planned = plan(params, batches)
@@ -180,7 +184,11 @@ def main() -> None:
     write_plots(state)
     print(f"best validation perplexity {math.exp(state.best_loss):.4f} at step {state.best_step}")
 
-    from minitrain import tracking  # so does mlflow, and the work is on disk by now
+
+def main() -> None:
+    produce()
+
+    from minitrain import tracking  # mlflow takes its time too, and by now the work is on disk
 
     print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}")
 

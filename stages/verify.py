@@ -245,7 +245,9 @@ def picture_item(run: Run) -> Outcome:
 
 def pickle_item(run: Run) -> Outcome:
     paths = [
-        path for folder in ("minitrain", "stages", "tests", "benchmarks") for path in sorted(Path(folder).rglob("*.py"))
+        path
+        for folder in ("minitrain", "stages", "tests", "benchmarks", "proofs")
+        for path in sorted(Path(folder).rglob("*.py"))
     ]
     uses = [f"{path}:{use}" for path in paths for use in sources.pickle_uses(path)]
     return (

@@ -4,7 +4,6 @@ import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy
 
 # isort: split
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +15,9 @@ import pytest
 from minitrain.batches import TokenStore
 from minitrain.params import ModelParams, TrainParams
 from minitrain.tokenizer import BOS, EOS
+from proofs.project import SHORT, copy_project
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("minitrain", "stages", "data", "params.yaml", "dvc.yaml", "requirements.lock")
 
 TINY_MODEL = ModelParams(d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
 TINY_TRAIN = TrainParams(
@@ -71,18 +70,6 @@ def val_set() -> TokenStore:
     return random_store(7, seed=2)
 
 
-def copy_project(target: Path) -> Path:
-    """The project's code, data and parameters at ``target``, without anything that a run has left."""
-    for name in CODE:
-        ignore = shutil.ignore_patterns("__pycache__", "batches")
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name, ignore=ignore)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    return target
-
-
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -98,10 +85,8 @@ def run() -> Run:
     return run_module
 
 
-SMALL = {"steps: 2000": "steps: 24", "eval_every: 50": "eval_every: 8", "checkpoint_every: 500": "checkpoint_every: 10"}
-
-
 def edit(path: Path, changes: dict[str, str]) -> None:
+    """Replace texts in a file, each once."""
     text = path.read_text()
     for old, new in changes.items():
         assert old in text
@@ -109,15 +94,10 @@ def edit(path: Path, changes: dict[str, str]) -> None:
     path.write_text(text)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory):
     """A project with a run of 24 steps through the first five stages, and what they printed."""
-    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
-    edit(project / "params.yaml", SMALL)
+    project = copy_project(tmp_path_factory.mktemp("ran") / "project", SHORT)
     printed = {}
     for stage in ("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare"):
         result = subprocess.run(

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, copy_project, edit, model_file, tree
+from conftest import edit, model_file
 
 from minitrain import files
+from proofs.project import SHORT, copy_project, tree
 
 
 @pytest.fixture
@@ -135,8 +136,7 @@ def test_running_a_stage_again_leaves_the_same_bytes(ran, run):
 def test_one_core_leaves_the_same_bytes(ran, tmp_path):
     if not hasattr(os, "sched_setaffinity"):
         return
-    project = copy_project(tmp_path / "one-core")
-    edit(project / "params.yaml", SMALL)
+    project = copy_project(tmp_path / "one-core", SHORT)
     core = min(os.sched_getaffinity(0))
     for stage in ("shard_to_batches", "train"):
         subprocess.run(
@@ -152,8 +152,7 @@ def test_one_core_leaves_the_same_bytes(ran, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(ran, tmp_path, run, how):
-    project = copy_project(tmp_path / "stopped")
-    edit(project / "params.yaml", SMALL)
+    project = copy_project(tmp_path / "stopped", SHORT)
     assert run(project, "stages.shard_to_batches").returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.train"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -268,12 +267,12 @@ def broken(ran, tmp_path):
 
 
 BAD_FILES = {
-    "truncated model": (lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]), "expected sha256"),
+    "truncated model": (lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]), "expected the sha256"),
     "flipped bit in the model": (
         lambda p: model_file(p).write_bytes(
             model_file(p).read_bytes()[:-1] + bytes([model_file(p).read_bytes()[-1] ^ 1])
         ),
-        "the file is damaged",
+        "the file was damaged or changed",
     ),
     "no model": (lambda p: model_file(p).unlink(), "cannot be read"),
     "no manifest": (
@@ -290,11 +289,11 @@ BAD_FILES = {
     ),
     "damaged batches": (
         lambda p: (p / "data/batches/val.safetensors").write_bytes(b"x" * 100),
-        "data/batches/val.safetensors: expected a whole safetensors file",
+        "data/batches/val.safetensors: expected the sha256",
     ),
     "damaged tokenizer": (
         lambda p: edit(p / "data/batches/tokenizer.json", {'"<unk>"': '"<UNK>"'}),
-        "data/batches/tokenizer.json: its tokens and merges contradict",
+        "data/batches/tokenizer.json: expected the sha256",
     ),
 }
 

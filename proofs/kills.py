@@ -1,0 +1,272 @@
+"""Killed at any moment, the same bytes: SIGKILL to real ``dvc repro`` runs, at random moments and at each write.
+
+Every run is continued with ``dvc repro`` until it ends, and then all it leaves is compared with what an uninterrupted
+run left; so are the ids of the sequences in every batch. Negative controls: a working checkpoint with one part of the
+state lost, digest intact, must end in other bytes.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minitrain import checkpoint, files
+from minitrain.errors import UserError, run_command
+from minitrain.loop import TrainState
+from proofs.project import SHORT, copy_project, tree
+
+SIZE = 103_680
+BATCH_LOG = "batch-ids.jsonl"
+OUTS = ("models", "plots", "data/batches")
+
+# Loaded by every Python of a run: writes down the ids of each batch, and, if told to, kills the process right before
+# the Nth operation of the writer in minitrain.files.
+SITECUSTOMIZE = f"""
+import json, os, signal, sys
+if "DVC_STAGE" in os.environ or "LOG_BATCHES" in os.environ:
+    import minitrain.files, minitrain.loop
+    real = minitrain.loop.batch_ids
+    def batch_ids(n, seed, epoch, position, batch_size):
+        result = real(n, seed, epoch, position, batch_size)
+        line = json.dumps([epoch, position, result[0].tolist()]) + chr(10)
+        descriptor = os.open({BATCH_LOG!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)
+        return result
+    minitrain.loop.batch_ids = batch_ids
+if "KILL_BEFORE" in os.environ:
+    left = int(os.environ["KILL_BEFORE"])
+    class Os:
+        def __getattr__(self, name):
+            real = getattr(os, name)
+            if name not in ("open", "write", "fsync", "close", "replace", "unlink"):
+                return real
+            def operation(*args):
+                global left
+                left -= 1
+                if left == 0:
+                    if name == "write":  # half of it gets out
+                        os.write(args[0], args[1][: len(args[1]) // 2])
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args)
+            return operation
+    minitrain.files.os = Os()
+"""
+
+
+TRAIN = (sys.executable, "-c", "from stages import train; train.produce()")
+
+
+class Project:
+    """A copy of the project under DVC, with the hooks above."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = copy_project(folder, SHORT)
+        hooks = self.path / "hooks"
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        self.environment = {**os.environ, "PYTHONPATH": f"{hooks}:{self.path}", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.command("dvc", "init", "--no-scm", "--quiet").wait()
+
+    def command(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """Start a command in the project, in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def repro(self) -> subprocess.Popen[str]:
+        """``dvc repro`` of the training and everything before it."""
+        return self.command("dvc", "repro", "--no-run-cache", "train")
+
+    def train(self, **environment: str) -> subprocess.Popen[str]:
+        """Run the training stage alone, without DVC and MLflow, until it ends."""
+        process = self.command(*TRAIN, LOG_BATCHES="1", **environment)
+        process.communicate()
+        return process
+
+    def finish(self) -> str:
+        """Run ``dvc repro`` to the end; what it printed."""
+        process = self.repro()
+        printed, _ = process.communicate()
+        if process.returncode != 0:
+            raise UserError(f"dvc repro failed:\n{printed}")
+        return printed
+
+    def left(self) -> dict[str, bytes]:
+        """Everything that the run has left, and DVC's lock file."""
+        return {**tree(self.path, *OUTS), "dvc.lock": (self.path / "dvc.lock").read_bytes()}
+
+    def batches(self) -> dict[tuple[int, int], list[int]]:
+        """The ids of every batch by where it began. Raises UserError when one place has had two different batches."""
+        seen: dict[tuple[int, int], list[int]] = {}
+        for line in (self.path / BATCH_LOG).read_text().splitlines():
+            epoch, position, ids = json.loads(line)
+            if seen.setdefault((epoch, position), ids) != ids:
+                raise UserError(f"epoch {epoch}, position {position}: two different batches.")
+        return seen
+
+    def forget(self) -> None:
+        """Back to before the first run."""
+        for name in (*OUTS, "checkpoints", "mlruns"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("dvc.lock", "mlflow.db", BATCH_LOG):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
+    """SIGKILL to the process and all its children after some time; False when it had ended before."""
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return True
+    return False
+
+
+def check(project: Project, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]], when: str) -> None:
+    """Compare everything that has been left with what the uninterrupted run left."""
+    got = project.left()
+    different = sorted(name for name in reference.keys() | got.keys() if reference.get(name) != got.get(name))
+    if different:
+        raise UserError(f"killed {when}: different: {', '.join(different)}")
+    if project.batches() != batches:
+        raise UserError(f"killed {when}: other batches")
+
+
+def random_kills(
+    project: Project, n_kills: int, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]]
+) -> int:
+    """Kill ``dvc repro`` at random moments until ``n_kills`` are done; several in one run. Returns the number
+    of runs.
+    """
+    rng, kills, runs = random.Random(18), 0, 0
+    start = time.monotonic()
+    project.forget()
+    project.finish()
+    duration = time.monotonic() - start
+    while kills < n_kills:
+        project.forget()
+        runs, in_this_run = runs + 1, rng.randint(1, 4)
+        while in_this_run > 0 and kills < n_kills and kill_after(project.repro(), rng.uniform(0.5, duration)):
+            in_this_run, kills = in_this_run - 1, kills + 1
+        project.finish()
+        check(project, reference, batches, f"at random ({kills} kills so far)")
+        print(f"\r{kills} of {n_kills} random kills, {runs} runs", end="", flush=True)
+    print()
+    return runs
+
+
+def kills_at_writes(
+    project: Project, step: int, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]]
+) -> int:
+    """Kill the training right before its 1st, 2nd, 3rd ... operation on a file, until one run needs no kill.
+
+    Without DVC around it and MLflow after it, for there are hundreds of operations. Returns how many.
+    """
+    reference = {name: data for name, data in reference.items() if name.startswith(("models/", "plots/train/"))}
+    operation = 1
+    while True:
+        for name in ("models", "plots/train", "checkpoints", BATCH_LOG):
+            path = project.path / name
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        process = project.train(KILL_BEFORE=str(operation))
+        if process.returncode == 0:
+            return operation - 1
+        project.train()
+        got = tree(project.path, "models", "plots/train")
+        if got != reference or project.batches() != batches:
+            raise UserError(f"killed before operation {operation}: other files or batches")
+        print(f"\r{operation} operations", end="", flush=True)
+        operation += step
+
+
+LOST: dict[str, Callable[[TrainState], object]] = {
+    "model": lambda state: state.weights.__setitem__(0, 0),
+    "m": lambda state: state.adamw.m.fill(0),
+    "v": lambda state: state.adamw.v.fill(0),
+    "optimizer step": lambda state: setattr(state.adamw, "t", 0),
+    "scheduler": lambda state: setattr(state, "schedule", dataclasses.replace(state.schedule, lr=0.002)),
+    "step": lambda state: setattr(state, "step", state.step - 1),
+    "data position": lambda state: setattr(state, "position", 0),
+    "RNG state": lambda state: setattr(state, "rng", np.random.Generator(np.random.PCG64(0))),
+    "best so far": lambda state: setattr(state, "best_loss", 0.0),
+}
+
+
+def negative_controls(project: Project, reference: dict[str, bytes]) -> list[str]:
+    """Lose one part of a working checkpoint at a time; the names of the losses that were NOT noticed."""
+    unnoticed = []
+    for name, lose in LOST.items():
+        shutil.rmtree(project.path / "checkpoints", ignore_errors=True)
+        process = project.command(*TRAIN)
+        while process.poll() is None:
+            found = list(project.path.glob("checkpoints/*/step-000000010.safetensors"))
+            if found:
+                break
+            time.sleep(0.001)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        for later in found[0].parent.glob("step-*.safetensors"):
+            if later != found[0]:
+                later.unlink()
+        state = checkpoint.load_state(found[0], SIZE)
+        lose(state)
+        files.save_tensors(found[0], checkpoint.state_tensors(state))
+        again = project.train()
+        if again.returncode == 0 and tree(project.path, "models").items() <= reference.items():
+            unnoticed.append(name)
+    return unnoticed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m proofs.kills")
+    parser.add_argument("--kills", type=int, default=100, help="random kills (default: 100)")
+    parser.add_argument("--every", type=int, default=1, help="kill before every Nth write operation only (default: 1)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        start = time.monotonic()
+        project = Project(Path(temporary) / "project")
+        project.finish()
+        reference, batches = project.left(), project.batches()
+        print(f"an uninterrupted run leaves {len(reference)} files and takes {len(batches)} batches")
+        runs = random_kills(project, arguments.kills, reference, batches)
+        operations = kills_at_writes(project, arguments.every, reference, batches)
+        print(
+            f"\rkilled before each of {operations} write operations"
+            + (f", every {arguments.every}th" if arguments.every > 1 else "")
+        )
+        unnoticed = negative_controls(project, reference)
+        print(f"negative controls: {len(LOST) - len(unnoticed)} of {len(LOST)} losses noticed ({', '.join(LOST)})")
+        print(
+            f"{arguments.kills} random kills in {runs} runs and {operations} kills at writes: all outs and "
+            "batches equal; "
+            f"{time.monotonic() - start:.0f} s"
+        )
+    if unnoticed:
+        raise UserError(f"not noticed: {', '.join(unnoticed)}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,66 @@
+"""Short forms of the proofs in proofs/, and that each of them can fail."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minitrain import files
+from minitrain.errors import UserError
+from proofs import damage, faults
+
+
+def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
+    assert faults.sweep_one_file(tmp_path) > 100
+
+
+def test_the_sweep_notices_a_writer_that_writes_in_place(tmp_path, monkeypatch):
+    """The negative control."""
+
+    def in_place(path, data):
+        try:
+            descriptor = files.os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            files.os.write(descriptor, data[:10])
+            files.os.write(descriptor, data[10:])
+            files.os.close(descriptor)
+        except OSError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    monkeypatch.setattr(files, "write_bytes", in_place)
+    with pytest.raises(UserError, match="neither the old file nor the new one"):
+        faults.sweep_one_file(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
+    assert faults.read_only_folder(tmp_path) == "clear error"
+
+
+def test_a_stray_of_a_killed_process_is_removed_by_the_next_write(tmp_path):
+    (tmp_path / ".file.999999999.tmp").write_bytes(b"half")
+    (tmp_path / f".file.{os.getppid()}.tmp").write_bytes(b"of a process that runs")
+    files.write_bytes(tmp_path / "file", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", f".file.{os.getppid()}.tmp"}
+
+
+def test_damaged_copies_are_refused(ran, tmp_path):
+    project = Path(shutil.copytree(ran[0], tmp_path / "project", ignore=shutil.ignore_patterns("mlruns")))
+    kinds, bad, slowest, grown = damage.run_children(project, 400)
+    assert bad == []
+    assert sum(kinds.values()) == 400
+    assert len(kinds) > 40
+    assert slowest < damage.SECONDS
+    assert grown < damage.MEMORY
+
+
+def test_a_loader_without_its_digest_check_is_noticed(ran, tmp_path, monkeypatch):
+    """The negative control: flipped bits that only the digests can tell would load."""
+    project = Path(shutil.copytree(ran[0], tmp_path / "project", ignore=shutil.ignore_patterns("mlruns")))
+    code = (project / "minitrain" / "files.py").read_text()
+    check = 'if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:'
+    assert check in code
+    (project / "minitrain" / "files.py").write_text(code.replace(check, "if False:"))
+    shutil.copytree(Path(damage.__file__).parent, project / "proofs")
+    monkeypatch.chdir(project)
+    _, bad, _, _ = damage.run_children(project, 100)
+    assert any("loaded" in line for line in bad)
