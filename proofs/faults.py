@@ -205,12 +205,12 @@ def main() -> None:
         print(f"one file: {sweep_one_file(folder)} faults", flush=True)
         tiny = {**SHORT, "train.steps": 2, "train.eval_every": 2, "train.checkpoint_every": 1, "train.batch_size": 4}
         project = copy_project(folder / "project", tiny)
-        print(
-            f"shard-to-batches: {sweep_stage(project, 'shard_to_batches', ('data/batches', 'plots'))} faults",
-            flush=True,
-        )
+        shards = sweep_stage(project, "shard_to_batches", ("data/batches", "plots"), (*ERRORS, SHORT_WRITE))
+        print(f"shard-to-batches: {shards} faults", flush=True)
         run_stage(project, "shard_to_batches", expected=0)
-        print(f"train: {sweep_stage(project, 'train', ('models', 'plots/train', 'checkpoints'))} faults", flush=True)
+        # The same writer, and ten times slower: two kinds of fault are enough to see every operation fail.
+        training = sweep_stage(project, "train", ("models", "plots/train", "checkpoints"), (errno.ENOSPC, SHORT_WRITE))
+        print(f"train: {training} faults", flush=True)
         print(f"full disk: {full_disk(folder)}", flush=True)
         print(f"a folder that cannot be written: {read_only_folder(folder)}")
     print(

@@ -5,7 +5,6 @@ on the same target tokens of val and test; test is only read off, never used for
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -103,15 +102,6 @@ def _sequences(store: TokenStore) -> list[list[int]]:
     return [part.tolist() for part in np.split(store.tokens, store.offsets[1:-1])]
 
 
-def series(metrics: Mapping[str, Any]) -> list[list[Any]]:
-    """A table for plotting, a row an order n: perplexities of both n-grams, the model and the floor on one split."""
-    rows = metrics["add_alpha"].items()
-    return [
-        [int(n), add_alpha, metrics["kneser_ney"].get(n, ""), metrics["model_ppl"], metrics["floor_ppl"]]
-        for n, add_alpha in rows
-    ]
-
-
 def produce() -> None:
     """Write everything that the stage leaves."""
     from minitrain import figures
@@ -119,9 +109,12 @@ def produce() -> None:
     params = read_params()
     metrics = measure(params, read_batches(params), read_model(params))
     folder = PLOTS / "baseline-compare"
-    for split in HELD_OUT:
-        columns = ["n", "add_alpha", "kneser_ney", "model", "floor"]
-        files.write_csv(folder / f"perplexity_{split}.csv", columns, series(files.rounded(metrics[split])))
+    for split, of_split in files.rounded(metrics).items():
+        lines = of_split["model_ppl"], of_split["floor_ppl"]
+        rows = [(n, ppl, *lines) for n, ppl in of_split["add_alpha"].items()]
+        files.write_csv(folder / f"perplexity_{split}.csv", ["n", "add_alpha", "model", "floor"], rows)
+        # A table of its own: it has no n = 1, and a hole in a column would be drawn as 0.
+        files.write_csv(folder / f"kneser_ney_{split}.csv", ["n", "kneser_ney"], list(of_split["kneser_ney"].items()))
     files.write_bytes(folder / "perplexity_vs_n.png", figures.perplexity_vs_n(files.rounded(metrics)))
     files.write_metrics(folder / "metrics.json", metrics)
     for split in HELD_OUT:

@@ -133,12 +133,18 @@ def flips_page(flips: list[Flip], positions: int) -> str:
 def series(metrics: dict[str, Any], layers: list[str], measure_name: str) -> tuple[list[str], list[list[Any]]]:
     """A table for plotting, a row a layer: one measure under each format and mode, and each format's bound."""
     lines = [(fmt.name, mode) for fmt in FORMATS for mode in MODES]
-    columns = ["layer", *(f"{name}_{mode}" for name, mode in lines), *(f"{fmt.name}_unit_roundoff" for fmt in FORMATS)]
-    bounds = [fmt.unit_roundoff for fmt in FORMATS]
-    return columns, [
-        [layer, *(metrics[name][mode]["layers"][layer][measure_name] for name, mode in lines), *bounds]
-        for layer in layers
+    columns = [
+        "depth",
+        "layer",
+        *(f"{name}_{mode}" for name, mode in lines),
+        *(f"{fmt.name}_unit_roundoff" for fmt in FORMATS),
     ]
+    bounds = [fmt.unit_roundoff for fmt in FORMATS]
+    rows = [
+        [depth, layer, *(metrics[name][mode]["layers"][layer][measure_name] for name, mode in lines), *bounds]
+        for depth, layer in enumerate(layers)
+    ]
+    return columns, rows
 
 
 def produce() -> None:

@@ -59,8 +59,11 @@ def test_a_change_of_any_training_parameter_trains_again(root, pipeline):
 def test_a_stage_leaves_metrics_and_its_plots_are_committed_not_cached(pipeline, stage):
     outs = pipeline["stages"][stage]
     assert outs["metrics"] == [{f"plots/{stage}/metrics.json": {"cache": False}}]
-    for plot in outs.get("plots", []):
-        ((path, settings),) = plot.items()
+    for out in [*outs.get("plots", []), *outs.get("outs", [])]:
+        if isinstance(out, str):
+            assert out in ("data/batches", "models")
+            continue
+        ((path, settings),) = out.items()
         assert path.startswith(f"plots/{stage}/")
         assert settings == {"cache": False}
 
@@ -105,7 +108,12 @@ def test_the_lock_holds_the_committed_code_and_data(root):
 
 
 def test_plots_that_dvc_shows_are_left_by_a_stage_and_have_titles_and_labels(root, pipeline):
-    left = {next(iter(plot)) for stage in pipeline["stages"].values() for plot in stage.get("plots", [])}
+    left = {
+        next(iter(out))
+        for stage in pipeline["stages"].values()
+        for out in stage.get("outs", [])
+        if isinstance(out, dict)
+    }
     for plot in pipeline["plots"]:
         ((_, settings),) = plot.items()
         assert set(settings["y"]) <= left
