@@ -123,12 +123,13 @@ def save_working(folder: Path, state: TrainState) -> Path:
 
 
 def load_newest(folder: Path, size: int) -> TrainState | None:
-    """The state of the newest whole checkpoint of a lineage, or None; damaged ones are told about and passed over."""
+    """The state of the newest whole checkpoint of a lineage, or None; damaged ones are told about and removed."""
     for path in newest_first(folder):
         try:
             return load_state(path, size)
         except UserError as error:
-            print(f"passed over a damaged checkpoint: {error}")
+            print(f"removed a damaged checkpoint: {error}")
+            path.unlink(missing_ok=True)
     return None
 
 
@@ -138,6 +139,11 @@ def prune_other_lineages(folder: Path) -> None:
         for other in sorted(folder.parent.iterdir()):
             if other.is_dir() and other.name != folder.name:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def remove_lineage(folder: Path) -> None:
+    """Remove the working checkpoints of a lineage, whose work is done or cannot be used."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ Pure functions: no file is touched here. ``Verb`` is one entry of the table; ``e
 sentences that a learner might write for it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 PERSONS = ("1sg", "2sg", "3sg")
@@ -56,6 +57,26 @@ class Verb:
     @property
     def spanish_regularity(self) -> str:
         return "irregular" if self.spanish_forms else "regular"
+
+
+def problems(verb: Verb) -> Iterator[str]:
+    """What is wrong with an entry of the table, in words."""
+    if not (isinstance(verb.english, str) and len(verb.english) >= 2 and verb.english.isalpha()):
+        yield f"english: expected a word of at least two letters, got {verb.english!r}"
+    if not (isinstance(verb.spanish, str) and verb.spanish[-2:] in SPANISH_PRESENT):
+        yield f"spanish: expected an infinitive in -ar, -er or -ir, got {verb.spanish!r}"
+    tables = (
+        ("english_forms", verb.english_forms, TENSES[1:4]),
+        ("spanish_forms", verb.spanish_forms, (*TENSES[1:4], "future")),
+    )
+    for name, forms, tenses in tables:
+        for tense, form in forms.items():
+            n_forms = 1 if tense == "past_participle" else 3
+            given = [form] if isinstance(form, str) else form
+            if tense not in tenses:
+                yield f"{name}: expected a tense of {', '.join(tenses)}, got {tense!r}"
+            elif not (isinstance(given, list) and len(given) == n_forms and all(isinstance(f, str) for f in given)):
+                yield f"{name}: {tense}: expected {n_forms} form{'s' * (n_forms > 1)}, got {form!r}"
 
 
 def with_s(word: str) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def fingerprint(text: str) -> str:
 def parse_row(line: str, where: str) -> Row:
     """One row from one line of a shard, checked against the schema; UserError begins with ``where``."""
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(line, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: expected a JSON object, got broken JSON: {error}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(value).__name__}.")
@@ -97,18 +98,13 @@ def parse_row(line: str, where: str) -> Row:
             raise UserError(
                 f"{where}: key '{key}': expected {expected.__name__}, got {type(content).__name__}: {content!r:.60}."
             )
-        if content == "":
-            raise UserError(f"{where}: key '{key}': expected some text, got an empty string.")
+        if isinstance(content, str) and not (content and content.isprintable()):
+            raise UserError(f"{where}: key '{key}': expected one line of printable text, got {content!r:.60}.")
         if key in CHOICES and content not in CHOICES[key]:
             raise UserError(
                 f"{where}: key '{key}': expected one of {', '.join(map(str, CHOICES[key]))}, got {content!r:.60}."
             )
     row = Row(**value)
-    for key in ("text", "spanish"):
-        if not getattr(row, key).isprintable():
-            raise UserError(
-                f"{where}: key '{key}': expected one line of printable text, got {getattr(row, key)!r:.60}."
-            )
     if (row.tense == "infinitive") != (row.person is None):
         raise UserError(
             f"{where}: key 'person': expected null for an infinitive and a person otherwise, got {row.person!r} "
@@ -129,12 +125,16 @@ def parse_row(line: str, where: str) -> Row:
     return row
 
 
-def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """All rows of a folder's ``*.jsonl``, in order, and the manifest that describes them.
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON objects in which no key stands twice; Python would take the last one silently."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
 
-    Raises UserError for a row against the schema, a duplicate id, text or cell, a wrong row that
-    contradicts the right one of its cell, a folder without shards.
-    """
+
+def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of a folder's ``*.jsonl``, in order, and the manifest that describes them; see ``check_shards``."""
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of shards, found none. See data.shards in params.yaml.")
     paths = sorted(folder.glob("*.jsonl"))
@@ -142,11 +142,19 @@ def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         raise UserError(
             f"{folder}: expected at least one shard (*.jsonl), found none. Make them with: python -m minitrain.corpus"
         )
+    return check_shards({path: files.read_text(path) for path in paths})
+
+
+def check_shards(texts: Mapping[Path, str]) -> tuple[list[Row], dict[str, Any]]:
+    """All rows of some shards, in order, and the manifest that describes them.
+
+    Raises UserError for a row against the schema, a duplicate id, text or cell, and a wrong row that
+    contradicts the right one of its cell.
+    """
     rows: list[Row] = []
     shards = []
     place: dict[tuple[str, str], str] = {}  # what must be unique -> where it was seen first
-    for path in paths:
-        text = files.read_text(path)
+    for path, text in texts.items():
         lines = text.removesuffix("\n").split("\n") if text else []
         for number, line in enumerate(lines, start=1):
             where = f"{path}:{number}"
@@ -182,7 +190,10 @@ def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
         )
     rows, got = read_shards(folder)
     mend = f"If the change is meant, run: python -m minitrain.corpus --pin {folder} {manifest_path}"
-    pinned = {shard["file"]: shard for shard in manifest.get("shards", [])}
+    try:
+        pinned = {str(shard["file"]): dict(shard) for shard in manifest["shards"]}
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{manifest_path}: key 'shards': expected a list of shards with 'file'. {mend}") from error
     found = {shard["file"]: shard for shard in got["shards"]}
     for name in sorted(set(pinned) | set(found)):
         if name not in found:
@@ -215,17 +226,30 @@ def _counts(rows: list[Row]) -> dict[str, Any]:
     }
 
 
+def place_of(folder: Path, row_id: str) -> str:
+    """``file:line`` of a row, for messages about what it holds."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(files.read_text(path).splitlines(), start=1):
+            if json.loads(line)["id"] == row_id:
+                return f"{path}:{number}"
+    return str(folder)
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 
 def read_verbs(path: Path) -> list[Verb]:
-    """The conjugation table."""
+    """The conjugation table; UserError names the verb and what is wrong with its entry."""
     try:
-        return [Verb(**entry) for entry in yaml.safe_load(files.read_text(path))["verbs"]]
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: expected a list 'verbs' of entries as minitrain.conjugation.Verb has them: {error}"
-        ) from error
+        entries = yaml.safe_load(files.read_text(path))["verbs"]
+        verbs = [Verb(**entry) for entry in entries]
+    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: expected a list 'verbs' of entries as conjugation.Verb has them: {reason}") from error
+    for verb in verbs:
+        for problem in conjugation.problems(verb):
+            raise UserError(f"{path}: verb {verb.english!r:.40}: {problem}")
+    return verbs
 
 
 def make_rows(verbs: list[Verb]) -> list[Row]:
@@ -284,11 +308,13 @@ def main() -> None:
     folder, manifest = own or (Path("data/shards"), Path("data/MANIFEST.json"))
     if own is None:
         texts = shard_texts(make_rows(read_verbs(Path("data/verbs.yaml"))))
-        for name, text in texts.items():
-            files.write_text(folder / name, text)
-        for stray in set(folder.glob("*.jsonl")) - {folder / name for name in texts}:
-            stray.unlink()
-    rows, content = read_shards(folder)
+        strangers = {path.name for path in folder.glob("*.jsonl")} - texts.keys()
+        if strangers:
+            raise UserError(f"{folder}: {', '.join(sorted(strangers))}: not made by this command. Move it elsewhere.")
+        rows, content = check_shards({folder / name: text for name, text in texts.items()})
+        files.write_all(folder, {name: text.encode() for name, text in texts.items()})
+    else:
+        rows, content = read_shards(folder)
     files.write_json(manifest, content)
     labels = content["counts"]["label"]
     print(

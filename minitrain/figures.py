@@ -39,7 +39,7 @@ def loss_curve(
     log: Sequence[tuple[float, float, float]], evaluations: Sequence[tuple[int, float]], best_step: int
 ) -> bytes:
     """Training and validation loss over the steps; below, learning rate and gradient norm."""
-    with matplotlib.rc_context(STYLE):
+    with plt.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         figure, (top, bottom) = plt.subplots(
             2, 1, figsize=(7.5, 5.5), sharex=True, height_ratios=(2, 1), layout="constrained"
         )
@@ -80,7 +80,7 @@ def drift_per_layer(metrics: Mapping[str, Any], layers: Sequence[str], modes: Se
     """Relative L2 and largest error at each layer, a line for each format and mode, the formats' bounds beside them."""
     formats = [name for name, value in metrics.items() if isinstance(value, Mapping) and modes[0] in value]
     panels = (("relative_l2", "relative L2 error"), ("relative_max_error", "largest error / largest activation"))
-    with matplotlib.rc_context(STYLE):
+    with plt.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), sharey=True, layout="constrained")
         for axis, (key, label) in zip(axes, panels, strict=True):
             for name, color in zip(formats, (BLUE, ORANGE), strict=True):
@@ -108,7 +108,7 @@ def drift_per_layer(metrics: Mapping[str, Any], layers: Sequence[str], modes: Se
 
 def perplexity_vs_n(metrics: Mapping[str, Any]) -> bytes:
     """Perplexity of the n-grams over n on each split, with the model and the floor as lines."""
-    with matplotlib.rc_context(STYLE):
+    with plt.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         figure, axes = plt.subplots(
             1, len(metrics), figsize=(9.5, 4.2), sharey=True, squeeze=False, layout="constrained"
         )

@@ -95,15 +95,21 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_metrics(path: Path, value: Any) -> None:
-    """Write canonical JSON with every float rounded to six significant digits, see ``rounded``."""
-    write_json(path, rounded(value))
+def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write several files below ``folder``, given by name, in their order."""
+    for name, data in contents.items():
+        write_bytes(folder / name, data)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table with a header. Floats keep nine significant digits, which tell any two float32 apart."""
+def encode_metrics(value: Any) -> bytes:
+    """Canonical JSON with every float rounded to six significant digits, see ``rounded``."""
+    return canonical_json(rounded(value)).encode()
+
+
+def encode_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table with a header. Floats keep nine significant digits, which tell any two float32 apart."""
     lines = [",".join(format(cell, ".9g") if isinstance(cell, float) else str(cell) for cell in row) for row in rows]
-    write_text(path, "\n".join([",".join(columns), *lines]) + "\n")
+    return ("\n".join([",".join(columns), *lines]) + "\n").encode()
 
 
 def rounded(value: Any) -> Any:
@@ -154,7 +160,7 @@ def read_json(path: Path, expected_sha256: str | None = None) -> Any:
     """The value in a JSON file; UserError names the line where the syntax breaks."""
     try:
         return json.loads(read_text(path, expected_sha256))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise UserError(f"{path}:{line}: expected JSON: {error}. Make the file again with its stage.") from error
 

@@ -25,6 +25,7 @@ from minitrain.params import ModelParams, TrainParams
 CONTROL_STREAM = 1  # keeps the control RNG apart from the data's (batches.DATA_STREAM)
 FIRST_LOSS_TOLERANCE = 0.5  # nats around ln V
 FIRST_GRAD_NORM = (0.1, 10.0)
+DIVERGED = 50.0  # nats a token; knowing nothing costs ln V
 
 
 @dataclass
@@ -141,8 +142,9 @@ def train(
         tape.reset()
         grads[index] = 0
         dropout = Dropout(params.embed_dropout, params.residual_dropout, params.attention_dropout, rng)
-        loss = replicas[index].loss(tape, shard, n_targets, dropout)
-        tape.backward(loss, np.ones(1, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # _check_step finds what is not finite, and says where
+            loss = replicas[index].loss(tape, shard, n_targets, dropout)
+            tape.backward(loss, np.ones(1, np.float32))
         return float(loss.data[0])
 
     n_threads = min(n_shards, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -175,7 +177,7 @@ def train(
             # The update.
             grad_norm = clip_by_global_norm(grad, params.clip_norm)
             _check_step(state.step, loss, grad_norm, replicas[0].views(grad), vocab_size)
-            lr = state.schedule.lr_at(state.step)
+            lr = float(np.float32(state.schedule.lr_at(state.step)))
             adamw_step(state.weights, grad, state.adamw, lr, (params.beta1, params.beta2), params.eps, decay, scratch)
             _average(state.ema, state.weights, state.step, params.ema_decay, scratch)
 
@@ -197,7 +199,14 @@ def kept_step(params: TrainParams) -> int:
 
 
 def _evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore, tape: Tape) -> Evaluation:
-    loss = float(token_nll(averaged, val_set, tape).mean())
+    # Losses and rates are kept in float32's precision: their last float64 bit is the C library's, not ours.
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss = float(np.float32(token_nll(averaged, val_set, tape).mean()))
+    if not loss <= DIVERGED:
+        raise UserError(
+            f"step {state.step}: the validation loss is {loss:.4g} nats a token: the run has diverged. "
+            "A lower train.lr may help."
+        )
     state.evaluations.append((state.step, loss))
     is_best = loss < state.best_loss
     if is_best:

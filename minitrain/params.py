@@ -19,8 +19,8 @@ def _key(expected: str, holds: Callable[[Any], bool]) -> Any:
     return field(metadata={"expected": expected, "holds": holds})
 
 
-def _at_least(low: int) -> Any:
-    return _key(f"a whole number of at least {low}", lambda value: low <= value <= 10**9)
+def _at_least(low: int, high: int = 10**9) -> Any:
+    return _key(f"a whole number from {low} to {high}", lambda value: low <= value <= high)
 
 
 def _fraction() -> Any:
@@ -65,11 +65,11 @@ class TokenizerParams:
 class ModelParams:
     """The shape of MiniGPT. The values in the repository are the locked config: 103,680 parameters."""
 
-    d_model: int = _at_least(2)
-    n_heads: int = _at_least(1)
-    n_layers: int = _at_least(1)
-    d_ff: int = _at_least(1)
-    context: int = _at_least(1)  # tokens that the model reads at once
+    d_model: int = _at_least(2, 4096)
+    n_heads: int = _at_least(1, 4096)
+    n_layers: int = _at_least(1, 128)
+    d_ff: int = _at_least(1, 65536)
+    context: int = _at_least(1, 4096)  # tokens that the model reads at once
 
     def check(self) -> None:
         if self.d_model % self.n_heads != 0 or (self.d_model // self.n_heads) % 2 != 0:
@@ -83,10 +83,10 @@ class ModelParams:
 class TrainParams:
     seed: int = _at_least(0)
     steps: int = _at_least(1)
-    batch_size: int = _at_least(1)  # sequences a step
-    microshards: int = _at_least(1)  # parts a batch is cut into; decides the order of sums, so the bits
+    batch_size: int = _at_least(1, 65536)  # sequences a step
+    microshards: int = _at_least(1, 1024)  # parts a batch is cut into; decides the order of sums, so the bits
     lr: float = _positive()  # after warm-up
-    lr_final: float = _positive()  # at the last step
+    lr_final: float = _positive()  # where the cosine ends, one step after the last
     warmup_steps: int = _at_least(0)
     beta1: float = _probability()
     beta2: float = _probability()
@@ -151,7 +151,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
-    """The validated content of ``params.yaml``; UserError names the key, what was expected and what was got."""
+    """The validated content of ``params.yaml``; UserError names line, key, what was expected and what was got."""
     text = files.read_text(path)
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
@@ -159,7 +159,19 @@ def read_params(path: Path = Path("params.yaml")) -> Params:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        line = _line_of(text, str(error).split()[0].rstrip(":"))
+        raise UserError(f"{path}{line}: {error}") from error
+
+
+def _line_of(text: str, dotted: str) -> str:
+    """``:LINE`` of a key in the file, or nothing where it is not there."""
+    lines: dict[str, int] = {}
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for section, keys in root.value if isinstance(root, yaml.MappingNode) else []:
+        lines[str(section.value)] = section.start_mark.line + 1
+        for key, _ in keys.value if isinstance(keys, yaml.MappingNode) else []:
+            lines[f"{section.value}.{key.value}"] = key.start_mark.line + 1
+    return f":{lines[dotted]}" if dotted in lines else ""
 
 
 def _section(name: str, cls: Any, value: Any) -> Any:
@@ -172,7 +184,7 @@ def _section(name: str, cls: Any, value: Any) -> Any:
     for key in value:
         if key not in known:
             raise UserError(
-                f"unknown key {_dotted(name, str(key))}. {name or 'The file'} has the keys {', '.join(known)}."
+                f"{_dotted(name, str(key))}: unknown key. {name or 'The file'} has the keys {', '.join(known)}."
             )
     for key in known:
         if key not in value:

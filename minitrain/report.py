@@ -103,6 +103,10 @@ def _drift(metrics: Mapping[str, Any]) -> list[str]:
     for name in ("fp16", "bf16"):
         for mode in ("weights", "weights_and_activations"):
             m = metrics[name][mode]
+            logits, perplexity = m["layers"]["logits"]["relative_l2"], m["perplexity"]
+            if logits is None or perplexity is None:
+                lines.append(f"| {name} | {mode.replace('_', ' ')} | overflow | {m['argmax_flips']} | overflow |")
+                continue
             lines.append(
                 f"| {name} | {mode.replace('_', ' ')} | {m['layers']['logits']['relative_l2']:.2e} | "
                 f"{m['argmax_flips']} | {m['perplexity']:.4f} |"

@@ -1,6 +1,6 @@
 """From corpus rows to token stores: the two texts of a row, and the check that no text is in two splits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -16,11 +16,12 @@ def sequence_texts(rows: Iterable[Row]) -> list[str]:
 
 
 def make_store(
-    rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokenizer, context: int
+    rows: Sequence[Row], cell_ids: dict[str, int], tokenizer: Tokenizer, context: int, place: Callable[[str], str] = str
 ) -> tuple[TokenStore, int]:
     """The store of some correct rows, both directions each, and how many characters became ``<unk>``.
 
-    Raises UserError for a sequence of more than ``context`` + 1 tokens.
+    ``place`` says where a row stands, given its id. Raises UserError for a sequence of more than
+    ``context`` + 1 tokens.
     """
     texts = sequence_texts(rows)
     tokens, offsets, unknown = tokenizer.encode(texts)
@@ -28,7 +29,7 @@ def make_store(
     longest = int(lengths.argmax())
     if lengths[longest] > context + 1:
         raise UserError(
-            f"row {rows[longest // 2].id}: expected at most {context + 1} tokens (model.context + 1), got "
+            f"{place(rows[longest // 2].id)}: expected at most {context + 1} tokens (model.context + 1), got "
             f"{lengths[longest]} for {texts[longest]!r}. "
             "Shorten the row or raise model.context."
         )

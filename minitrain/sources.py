@@ -5,10 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minitrain import files
+from minitrain.errors import UserError
 
 PACKAGES = ("minitrain", "stages")
 UNPICKLING_MODULES = {"pickle", "cPickle", "_pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
-UNPICKLING_CALLS = {"read_pickle", "to_pickle", "save", "savez", "savez_compressed"}  # as numpy.NAME or pandas.NAME
+UNPICKLING_CALLS = {"save", "savez", "savez_compressed"}  # of numpy: they pickle object arrays
+ALWAYS_UNPICKLING = {
+    "read_pickle",
+    "to_pickle",
+    "unsafe_load",
+    "full_load",
+    "exec",
+    "eval",
+}  # whatever they are called on
 
 
 def import_closure(script: Path) -> list[Path]:
@@ -46,7 +55,7 @@ def pickle_uses(path: Path) -> list[str]:
 
     Found are imports of modules that unpickle, by statement or by ``__import__`` and ``import_module``;
     ``np.load`` unless it says ``allow_pickle=False``; any ``allow_pickle`` other than False; ``np.save``
-    and its relatives, which pickle object arrays; ``read_pickle`` and ``to_pickle``.
+    and its relatives, which pickle object arrays; pandas' pickles, YAML's unsafe loaders, exec and eval.
     """
     tree = ast.parse(files.read_text(path), filename=str(path))
     numpy_names = {"np", "numpy"} | {
@@ -60,8 +69,11 @@ def pickle_uses(path: Path) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            uses += [(node.lineno, f"import of {name}") for name in names if name.split(".")[0] in UNPICKLING_MODULES]
-            if isinstance(node, ast.ImportFrom) and node.module == "numpy":
+            uses += [(node.lineno, f"import of {name}") for name in names if UNPICKLING_MODULES & set(name.split("."))]
+            if isinstance(node, ast.ImportFrom):
+                members = [f"{node.module}.{alias.name}" for alias in node.names]
+                uses += [(node.lineno, f"import of {m}") for m in members if UNPICKLING_MODULES & set(m.split("."))]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numpy":
                 uses += [
                     (node.lineno, f"import of numpy.{a.name}")
                     for a in node.names
@@ -88,7 +100,7 @@ def _pickling_call(call: ast.Call, numpy_names: set[str]) -> Iterator[str]:
         yield f"{name}(allow_pickle=...)"
     elif of_numpy and (name in UNPICKLING_CALLS or (name == "load" and not allow)):
         yield f"numpy.{name}"
-    elif name in ("read_pickle", "to_pickle"):
+    elif name in ALWAYS_UNPICKLING:
         yield name
     elif name in ("__import__", "import_module") and call.args:
         argument = call.args[0]
@@ -100,6 +112,8 @@ def _imported_modules(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or node.module is None:
+                raise UserError(f"line {node.lineno}: a relative import. Name the module in full, so that it is found.")
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)

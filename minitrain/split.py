@@ -58,7 +58,7 @@ def split_cells(rows: Iterable[Row], by: str, seed: int, val_fraction: float, te
         if split not in result.values():
             raise UserError(
                 f"split: no cell falls into {split}. The corpus has {len(groups)} groups by {by}; raise "
-                f"split.{split}_fraction or add rows."
+                "split.val_fraction or split.test_fraction, or add rows."
             )
     return result
 

@@ -8,9 +8,11 @@ The store is ``mlflow.db`` in the project's root, where ``mlflow ui`` looks, unl
 
 import csv
 import os
+import platform
+import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Metric, Param
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
 
 from minitrain import files
 from minitrain.errors import UserError
@@ -56,11 +59,20 @@ def add_results(models: Path, plots: Path, stage: str) -> None:
     """
     with _mlflow():
         client = _client()
+        _add_results(
+            client, _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train"), plots, stage
+        )
+
+
+def ensure_run(models: Path, plots: Path, stages: Sequence[str]) -> None:
+    """Make the run of the model complete, whatever the store has lost: the training, and the results of each stage."""
+    with _mlflow():
+        client = _client()
         run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
-        now = _now()
-        numbers = _numbers(files.read_json(plots / stage / "metrics.json"))
-        _log(client, run_id, [Metric(f"{stage}.{name}", value, now, 0) for name, value in numbers])
-        client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
+        recorded = client.get_run(run_id).data.metrics
+        for stage in stages:
+            if stage != "train" and not any(name.startswith(f"{stage}.") for name in recorded):
+                _add_results(client, run_id, plots, stage)
 
 
 def recorded_run(models: Path) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
     for run in client.search_runs([_experiment(client)], query):
         if run.info.status == "FINISHED":
             whole = str(run.info.run_id)
-        else:  # killed while it was being filled
+        elif run.data.tags.get("owner") == _owner():  # killed while this project was filling it
             client.delete_run(run.info.run_id)
     return whole
 
@@ -124,14 +136,18 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
         HASH_TAG: manifest["files"][manifest["model"]],
         "lineage": manifest["lineage"],
         "code_digest": manifest["code_digest"],
+        "model_file": manifest["model"],
+        # What is volatile has its place here, and not in the manifest.
+        "owner": _owner(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "mlflow.source.git.commit": _git_commit(),
     }
-    run = client.create_run(_experiment(client), run_name=manifest["model"].removesuffix(".safetensors"), tags=tags)
-    run_id, now = str(run.info.run_id), _now()
+    run_name = manifest["model"].removesuffix(".safetensors")
+    run_id = str(client.create_run(_experiment(client), run_name=run_name, tags=tags).info.run_id)
+    now = _now()
     settings = [Param(name, str(value)) for name, value in _leaves(manifest["config"])]
-    settings += [
-        Param("parameters", str(manifest["parameters"])),
-        Param("data_manifest_sha256", manifest["data_manifest_sha256"]),
-    ]
+    settings += [Param(name, str(manifest[name])) for name in ("parameters", "config_hash", "data_manifest_sha256")]
     for start in range(0, len(settings), PARAM_BATCH):
         client.log_batch(run_id, params=settings[start : start + PARAM_BATCH])
     metrics = [
@@ -142,15 +158,32 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
         if name != "step"
     ]
     metrics += [
-        Metric(f"best_{name}" if not name.startswith("best") else name, value, now, 0)
-        for name, value in _numbers(manifest["metrics"])
+        Metric(f"train.{name}", value, now, 0) for name, value in _numbers(files.read_json(plots / "metrics.json"))
     ]
     _log(client, run_id, metrics)
-    client.log_batch(run_id, tags=[RunTag("model_file", manifest["model"])])
     client.log_artifact(run_id, str(models / manifest["model"].replace(".safetensors", ".manifest.json")))
     client.log_artifacts(run_id, str(plots), artifact_path="plots/train")
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> None:
+    now = _now()
+    numbers = _numbers(files.read_json(plots / stage / "metrics.json"))
+    _log(client, run_id, [Metric(f"{stage}.{name}", value, now, 0) for name, value in numbers])
+    client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
+
+
+def _owner() -> str:
+    return f"{platform.node()}:{Path.cwd()}"
+
+
+def _git_commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
 
 
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
@@ -182,7 +215,7 @@ def _mlflow() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "

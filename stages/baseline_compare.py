@@ -102,26 +102,35 @@ def _sequences(store: TokenStore) -> list[list[int]]:
     return [part.tolist() for part in np.split(store.tokens, store.offsets[1:-1])]
 
 
-def produce() -> None:
-    """Write everything that the stage leaves."""
+def plots(metrics: dict[str, Any]) -> dict[str, bytes]:
+    """The files of ``plots/baseline-compare/`` by name."""
     from minitrain import figures
 
-    params = read_params()
-    metrics = measure(params, read_batches(params), read_model(params))
-    folder = PLOTS / "baseline-compare"
-    for split, of_split in files.rounded(metrics).items():
+    metrics = files.rounded(metrics)
+    content = {}
+    for split, of_split in metrics.items():
         lines = of_split["model_ppl"], of_split["floor_ppl"]
         rows = [(n, ppl, *lines) for n, ppl in of_split["add_alpha"].items()]
-        files.write_csv(folder / f"perplexity_{split}.csv", ["n", "add_alpha", "model", "floor"], rows)
+        content[f"perplexity_{split}.csv"] = files.encode_csv(["n", "add_alpha", "model", "floor"], rows)
         # A table of its own: it has no n = 1, and a hole in a column would be drawn as 0.
-        files.write_csv(folder / f"kneser_ney_{split}.csv", ["n", "kneser_ney"], list(of_split["kneser_ney"].items()))
-    files.write_bytes(folder / "perplexity_vs_n.png", figures.perplexity_vs_n(files.rounded(metrics)))
-    files.write_metrics(folder / "metrics.json", metrics)
+        content[f"kneser_ney_{split}.csv"] = files.encode_csv(["n", "kneser_ney"], list(of_split["kneser_ney"].items()))
+    return {
+        **content,
+        "perplexity_vs_n.png": figures.perplexity_vs_n(metrics),
+        "metrics.json": files.encode_metrics(metrics),
+    }
+
+
+def produce() -> None:
+    """Write everything that the stage leaves."""
+    params = read_params()
+    metrics = measure(params, read_batches(params), read_model(params))
+    files.write_all(PLOTS / "baseline-compare", plots(metrics))
     for split in HELD_OUT:
         m = metrics[split]
         print(
-            f"{split}: model {m['model_ppl']:.4f}, best n-gram {m['best_baseline_ppl']:.4f}, ratio "
-            f"{m['ratio_to_best_baseline']:.4f}, floor {m['floor_ppl']:.4f}"
+            f"{split}: model {m['model_ppl']:.4f}, best n-gram {m['best_baseline_ppl']:.4f}, "
+            f"ratio {m['ratio_to_best_baseline']:.4f}, floor {m['floor_ppl']:.4f}"
         )
 
 

@@ -87,7 +87,7 @@ def produce() -> None:
             f"{export.path}: the round trip does not hold: {', '.join(broken)}. Train again with: dvc repro "
             "--force train"
         )
-    files.write_metrics(PLOTS / "checkpoint-roundtrip-verify" / "metrics.json", metrics)
+    files.write_bytes(PLOTS / "checkpoint-roundtrip-verify" / "metrics.json", files.encode_metrics(metrics))
     print(
         f"{export.path.name}: saved == reloaded for {len(checkpoint.MACHINES)} state machines; resumed from "
         f"step {metrics['kept_step']}: the same bytes"

@@ -4,7 +4,6 @@ Reads ``models/``, ``data/batches/``. Leaves ``plots/fp16-drift/``. Nothing is t
 format: float32 numbers are rounded and the rest of the arithmetic stays float32.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -37,8 +36,12 @@ class Flip(NamedTuple):
     margin: float  # in float32, of the best logit over the one that overtakes it
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an overflow is a finding here, see _finite
 def measure(params: Params, batches: Batches, export: Export) -> tuple[dict[str, Any], list[Flip]]:
-    """The drift at each layer under each format and mode on the validation set, and every changed argmax."""
+    """The drift at each layer under each format and mode on the validation set, and every changed argmax.
+
+    A number that has overflowed is None.
+    """
     store = batches.stores["val"]
     shard = pad(store, np.arange(len(store)))
     exact = export.model()
@@ -77,22 +80,27 @@ def _activations(model: MiniGPT, shard: Microshard, rounding: Format | None) -> 
     return {layer: x[shard.loss_mask.reshape(-1)] for layer, x in taps.items()}
 
 
-def _perplexity(model: MiniGPT, store: TokenStore, rounding: Format | None) -> float:
+def _perplexity(model: MiniGPT, store: TokenStore, rounding: Format | None) -> float | None:
     tape = Tape(np.float32, recording=False, rounding=rounding.round if rounding else None)
-    return math.exp(float(token_nll(model, store, tape).mean()))
+    return _finite(np.exp(token_nll(model, store, tape).mean()))
 
 
-def _drift(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float]:
+def _drift(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float | None]:
     """||drifted - exact|| / ||exact|| over all positions, and the largest single difference, absolute and over
     the largest value.
     """
     exact, drifted = exact.astype(np.float64), drifted.astype(np.float64)
     difference = np.abs(drifted - exact)
     return {
-        "relative_l2": float(np.sqrt((difference**2).sum() / (exact**2).sum())),
-        "max_error": float(difference.max()),
-        "relative_max_error": float(difference.max() / np.abs(exact).max()),
+        "relative_l2": _finite(np.sqrt((difference**2).sum() / (exact**2).sum())),
+        "max_error": _finite(difference.max()),
+        "relative_max_error": _finite(difference.max() / np.abs(exact).max()),
     }
+
+
+def _finite(x: np.floating) -> float | None:
+    """None, which JSON can say, where a format has overflowed."""
+    return float(x) if np.isfinite(x) else None
 
 
 def _flips(
@@ -147,26 +155,31 @@ def series(metrics: dict[str, Any], layers: list[str], measure_name: str) -> tup
     return columns, rows
 
 
-def produce() -> None:
-    """Write everything that the stage leaves."""
+def plots(metrics: dict[str, Any], flips: list[Flip]) -> dict[str, bytes]:
+    """The files of ``plots/fp16-drift/`` by name."""
     from minitrain import figures
 
-    params = read_params()
-    export = read_model(params)
-    metrics, flips = measure(params, read_batches(params), export)
-    folder = PLOTS / "fp16-drift"
+    metrics = files.rounded(metrics)
     layers = list(metrics["largest_activation"])
-    for measure_name in ("relative_l2", "relative_max_error"):
-        files.write_csv(folder / f"{measure_name}.csv", *series(files.rounded(metrics), layers, measure_name))
-    files.write_text(folder / "argmax_flips.md", flips_page(flips, metrics["positions"]))
-    files.write_bytes(folder / "drift_per_layer.png", figures.drift_per_layer(files.rounded(metrics), layers, MODES))
-    files.write_metrics(folder / "metrics.json", metrics)
+    return {
+        "relative_l2.csv": files.encode_csv(*series(metrics, layers, "relative_l2")),
+        "relative_max_error.csv": files.encode_csv(*series(metrics, layers, "relative_max_error")),
+        "argmax_flips.md": flips_page(flips, metrics["positions"]).encode(),
+        "drift_per_layer.png": figures.drift_per_layer(metrics, layers, MODES),
+        "metrics.json": files.encode_metrics(metrics),
+    }
+
+
+def produce() -> None:
+    """Write everything that the stage leaves."""
+    params = read_params()
+    metrics, flips = measure(params, read_batches(params), read_model(params))
+    files.write_all(PLOTS / "fp16-drift", plots(metrics, flips))
     for fmt in FORMATS:
         worst = metrics[fmt.name][MODES[1]]
-        print(
-            f"{fmt.name}, weights and activations: logits {worst['layers']['logits']['relative_l2']:.2e} off, "
-            f"{worst['argmax_flips']} argmax flips"
-        )
+        off = worst["layers"]["logits"]["relative_l2"]
+        how_far = "overflow" if off is None else f"{off:.2e} off"
+        print(f"{fmt.name}, weights and activations: logits {how_far}, {worst['argmax_flips']} argmax flips")
 
 
 def main() -> None:

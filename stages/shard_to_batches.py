@@ -3,8 +3,8 @@
 Reads ``data/shards/``, ``data/MANIFEST.json``. Leaves ``data/batches/`` and ``plots/shard-to-batches/``.
 """
 
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from minitrain.split import split_cells
 from stages.paths import BATCHES, PLOTS
 
 
-def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[int]]]:
-    """The files of ``data/batches/`` by name, the metrics, and a table of (length, sequences of that length by
-    split).
-    """
+def build(params: Params) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The files of ``data/batches/`` and of ``plots/shard-to-batches/``, by name."""
     manifest = Path(params.data.manifest)
     rows = [row for row in corpus.read_corpus(Path(params.data.shards), manifest) if row.label == "correct"]
     split_of = split_cells(
@@ -32,7 +30,11 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
     # Trained on train alone: a merge learned from a held-out form would leak it.
     bpe = tokenizer.train(texts_of["train"], params.tokenizer.vocab_size)
     cell_ids = {cell: index for index, cell in enumerate(sorted(split_of))}
-    made = {split: sequences.make_store(rows_of[split], cell_ids, bpe, params.model.context) for split in SPLITS}
+
+    def place(row_id: str) -> str:
+        return corpus.place_of(Path(params.data.shards), row_id)
+
+    made = {split: sequences.make_store(rows_of[split], cell_ids, bpe, params.model.context, place) for split in SPLITS}
     cells = [
         {"cell": row.cell, "verb": row.verb_lemma, "tense": row.tense, "person": row.person}
         | {
@@ -70,23 +72,19 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, Any], list[list[i
         [length, *(int(counts[length]) if length < len(counts) else 0 for counts in histogram.values())]
         for length in range(2, longest)
     ]
-    return content, metrics, table
+    return content, {
+        "lengths.csv": files.encode_csv(["tokens", *SPLITS], table),
+        "metrics.json": files.encode_metrics(metrics),
+    }
 
 
 def produce() -> None:
     """Write everything that the stage leaves."""
-    content, metrics, table = build(read_params())
-    for name, data in content.items():
-        files.write_bytes(BATCHES / name, data)
-    plots = PLOTS / "shard-to-batches"
-    files.write_csv(plots / "lengths.csv", ["tokens", *SPLITS], table)
-    files.write_metrics(plots / "metrics.json", metrics)
-    print(
-        ", ".join(
-            f"{split}: {metrics[split]['sequences']} sequences of {metrics[split]['targets']} targets"
-            for split in SPLITS
-        )
-    )
+    content, plots = build(read_params())
+    files.write_all(BATCHES, content)
+    files.write_all(PLOTS / "shard-to-batches", plots)
+    stats = json.loads(content["summary.json"])["splits"]
+    print(", ".join(f"{split}: {of['sequences']} sequences of {of['targets']} targets" for split, of in stats.items()))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def start(params: Params, folder: Path, size: int) -> TrainState:
             checkpoint.load_state(folder / "kept.safetensors", size)
         except UserError as error:
             print(f"starting over: {error}")
+            checkpoint.remove_lineage(folder)
             state = None
     if state is None:
         return initial_state(params.model, params.train, params.tokenizer.vocab_size)
@@ -140,17 +141,12 @@ def export(
     return {**left, f"{stem}.manifest.json": files.canonical_json(complete).encode()}
 
 
-def write_plots(state: TrainState) -> None:
-    """The log of every step, of every evaluation, the picture of both, and the stage's metrics."""
+def plots(state: TrainState) -> dict[str, bytes]:
+    """The files of ``plots/train/`` by name: every step, every evaluation, the picture of both, the metrics."""
     from minitrain import figures  # matplotlib takes its time: not before it is needed
 
-    folder = PLOTS / "train"
-    files.write_csv(
-        folder / "log.csv", ["step", "loss", "lr", "grad_norm"], [(step, *row) for step, row in enumerate(state.log)]
-    )
+    steps = [(step, *row) for step, row in enumerate(state.log)]
     evaluations = [(step, loss, math.exp(loss)) for step, loss in state.evaluations]
-    files.write_csv(folder / "evaluations.csv", ["step", "val_loss", "val_perplexity"], evaluations)
-    files.write_bytes(folder / "loss.png", figures.loss_curve(state.log, state.evaluations, state.best_step))
     first, last = state.log[0], state.log[-1]
     metrics = {
         "steps": state.step,
@@ -162,11 +158,18 @@ def write_plots(state: TrainState) -> None:
         "first_grad_norm": first[2],
         "last_loss": last[0],
     }
-    files.write_metrics(folder / "metrics.json", metrics)
+    return {
+        "log.csv": files.encode_csv(["step", "loss", "lr", "grad_norm"], steps),
+        "evaluations.csv": files.encode_csv(["step", "val_loss", "val_perplexity"], evaluations),
+        "loss.png": figures.loss_curve(state.log, state.evaluations, state.best_step),
+        "metrics.json": files.encode_metrics(metrics),
+    }
 
 
-def produce() -> None:
-    """Write everything that the stage leaves: train, or go on training, then export."""
+def produce() -> Path:
+    """Write everything that the stage leaves: train, or go on training, then export. Returns the checkpoints'
+    folder.
+    """
     params = read_params()
     batches = read_batches(params)
     planned = plan(params, batches)
@@ -177,20 +180,23 @@ def produce() -> None:
     state = start(params, folder, MiniGPT(params.model, params.tokenizer.vocab_size).size)
     run(state, params, batches, folder)
 
-    for path, data in export(
-        state, params, planned, files.read_bytes(folder / "kept.safetensors"), batches.stores["val"]
-    ).items():
-        files.write_bytes(MODELS / path, data)
-    write_plots(state)
+    kept = files.read_bytes(folder / "kept.safetensors")
+    for old in MODELS.glob("minigpt-phase18-*"):  # of a stage that was run by hand; DVC removes them itself
+        old.unlink()
+    files.write_all(MODELS, export(state, params, planned, kept, batches.stores["val"]))
+    files.write_all(PLOTS / "train", plots(state))
     print(f"best validation perplexity {math.exp(state.best_loss):.4f} at step {state.best_step}")
+    return folder
 
 
 def main() -> None:
-    produce()
+    folder = produce()
 
     from minitrain import tracking  # mlflow takes its time too, and by now the work is on disk
 
     print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}")
+    # Only now is nothing left to do: had MLflow failed, the next try would have had to train again.
+    checkpoint.remove_lineage(folder)
 
 
 if __name__ == "__main__":

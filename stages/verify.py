@@ -5,12 +5,14 @@ Reads everything that the other stages leave. Leaves ``plots/verify/metrics.json
 when one of them fails.
 """
 
+import contextlib
 import csv
+import json
 import math
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,18 +20,20 @@ from typing import Any
 
 from minitrain import checkpoint, corpus, files, numerics, sources
 from minitrain.errors import UserError, run_command
-from minitrain.loop import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE
-from minitrain.params import Params, read_params
+from minitrain.loop import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE, TrainState
+from minitrain.params import ModelParams, Params, read_params
 from minitrain.report import Item, gate_table, page
 from stages import baseline_compare, checkpoint_roundtrip_verify, fp16_drift, shard_to_batches, train
 from stages.inputs import Batches, Export, read_batches, read_model
-from stages.paths import BATCHES, LOCK, MODELS, PLOTS
+from stages.paths import BATCHES, EVIDENCE, LOCK, MODELS, PLOTS
 
 REPORT = Path("PHASE_18_REPORT.md")
 VERBS = Path("data/verbs.yaml")
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
 LOCKED_PACKAGES = ("numpy", "safetensors", "mlflow", "dvc", "pyyaml", "matplotlib")
 TOLERANCE = 1e-3  # relative, on numbers computed where equal bits are not promised
+LOCKED = (ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32), 64)  # and the vocabulary
+LOCKED_PARAMETERS = 103_680
 
 RESULT_ITEMS = {"beats n-grams on val", "beats n-grams on test"}  # all other items are about the files being right
 
@@ -37,7 +41,7 @@ Outcome = tuple[str, str, bool]  # expected, got, passed
 
 
 class Run:
-    """What the stages left, read (and checked) when it is first asked for."""
+    """What the stages left, read (and checked) when it is first asked for, and what it should have been."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -52,6 +56,11 @@ class Run:
         return read_model(self.params)
 
     @cached_property
+    def state(self) -> TrainState:
+        stem = self.export.path.name.removesuffix(".safetensors")
+        return checkpoint.load_state(MODELS / f"{stem}.state.safetensors", len(self.export.weights))
+
+    @cached_property
     def roundtrip(self) -> dict[str, Any]:
         return checkpoint_roundtrip_verify.measure(self.params, self.batches, self.export)
 
@@ -59,15 +68,19 @@ class Run:
     def baseline(self) -> dict[str, Any]:
         return baseline_compare.measure(self.params, self.batches, self.export)
 
-    def left_metrics(self, stage: str) -> Any:
-        """The metrics file that a stage left."""
-        return files.read_json(PLOTS / stage / "metrics.json")
-
-    def same(self, left: Any, recomputed: Any) -> bool:
-        """Whether a stage's numbers are those recomputed here: exactly, or within TOLERANCE where bits are not
-        promised.
-        """
-        return left == recomputed if self.bits_promised else _close(left, recomputed)
+    def plots(self, stage: str) -> dict[str, bytes]:
+        """The files of ``plots/<stage>/`` as they should be."""
+        match stage:
+            case "shard-to-batches":
+                return shard_to_batches.build(self.params)[1]
+            case "train":
+                return train.plots(self.state)
+            case "checkpoint-roundtrip-verify":
+                return {"metrics.json": files.encode_metrics(self.roundtrip)}
+            case "fp16-drift":
+                return fp16_drift.plots(*fp16_drift.measure(self.params, self.batches, self.export))
+            case _:
+                return baseline_compare.plots(self.baseline)
 
 
 # --- the items ---------------------------------------------------------------------------------------
@@ -89,18 +102,7 @@ def corpus_item(run: Run) -> Outcome:
 
 
 def batches_item(run: Run) -> Outcome:
-    content, _, _ = shard_to_batches.build(run.params)
-    left = {path.name for path in BATCHES.iterdir()}
-    different = sorted(
-        name
-        for name in left | set(content)
-        if name not in left or files.read_bytes(BATCHES / name) != content.get(name)
-    )
-    return (
-        "data/batches == made from the shards",
-        "equal bytes" if not different else f"different: {', '.join(different)}",
-        not different,
-    )
+    return _compare("data/batches == made from the shards", BATCHES, shard_to_batches.build(run.params)[0])
 
 
 def leak_item(run: Run) -> Outcome:
@@ -119,27 +121,20 @@ def leak_item(run: Run) -> Outcome:
 
 
 def model_item(run: Run) -> Outcome:
-    config = run.params.model
-    V, C, F, L = run.params.tokenizer.vocab_size, config.d_model, config.d_ff, config.n_layers
-    expected = V * C + L * (4 * C**2 + 2 * C * F + F + C + 4 * C) + 2 * C
-    return (
-        f"{expected:,} parameters",
-        f"{len(run.export.weights):,} in {run.export.path.name}",
-        len(run.export.weights) == expected,
-    )
+    model = run.export.model()
+    expected = LOCKED_PARAMETERS if (run.params.model, run.params.tokenizer.vocab_size) == LOCKED else model.size
+    return f"{expected:,} parameters", f"{len(run.export.weights):,}", len(run.export.weights) == model.size == expected
 
 
 def files_item(run: Run) -> Outcome:
-    expected: dict[str, str] = run.export.manifest["files"]
-    got = {path.relative_to(MODELS).as_posix() for path in MODELS.rglob("*") if path.is_file()}
-    manifest = run.export.path.name.replace(".safetensors", ".manifest.json")
-    wrong = sorted(set(expected) ^ (got - {manifest}))
-    wrong += [name for name in expected if name in got and files.sha256_file(MODELS / name) != expected[name]]
-    return (
-        f"{len(expected)} files with the manifest's digests",
-        f"{len(expected) - len(wrong)}{' wrong: ' + ', '.join(wrong) if wrong else ''}",
-        not wrong,
-    )
+    """Export again from the state, the batches and the plan, and compare: weights, manifest, probe, names."""
+    # The plan as the manifest has it; whether it is the right one is the next item's question.
+    planned = {key: run.export.manifest.get(key) for key in train.plan(run.params, run.batches)}
+    kept = files.read_bytes(EVIDENCE / "kept.safetensors")
+    exported = train.export(run.state, run.params, planned, kept, run.batches.stores["val"])
+    if not run.bits_promised:  # what is computed in float64 may differ here
+        exported = {name: files.read_bytes(MODELS / name) for name in exported}
+    return _compare("models == exported again from the state", MODELS, exported)
 
 
 def manifest_item(run: Run) -> Outcome:
@@ -147,7 +142,8 @@ def manifest_item(run: Run) -> Outcome:
     if not run.bits_promised:
         planned["numerics"] = run.export.manifest["numerics"]
     wrong = [key for key, value in planned.items() if run.export.manifest.get(key) != value]
-    return "config, data, code, packages as here", "equal" if not wrong else f"different: {', '.join(wrong)}", not wrong
+    got = "equal" if not wrong else f"different: {', '.join(wrong)}"
+    return "config, data, code, packages as here", got, not wrong
 
 
 def roundtrip_item(run: Run) -> Outcome:
@@ -186,49 +182,39 @@ def baseline_item(run: Run, split: str) -> Outcome:
     )
 
 
-def metrics_item(run: Run) -> Outcome:
-    recomputed: dict[str, Any] = {
-        "shard-to-batches": shard_to_batches.build(run.params)[1],
-        "checkpoint-roundtrip-verify": run.roundtrip,
-        "fp16-drift": fp16_drift.measure(run.params, run.batches, run.export)[0],
-        "baseline-compare": run.baseline,
-    }
-    wrong = [
-        stage for stage, metrics in recomputed.items() if not run.same(run.left_metrics(stage), files.rounded(metrics))
-    ]
+def plots_item(run: Run) -> Outcome:
+    wrong, count = [], 0
+    for stage in STAGES:
+        expected = run.plots(stage)
+        if not run.bits_promised:  # numbers within TOLERANCE are enough, and pictures differ with them
+            left = files.read_json(PLOTS / stage / "metrics.json")
+            if not _close(left, json.loads(expected["metrics.json"])):
+                wrong.append(f"{stage}/metrics.json")
+            count += 1
+            continue
+        wrong += [
+            f"{stage}/{name}" for name, data in expected.items() if files.read_bytes(PLOTS / stage / name) != data
+        ]
+        count += len(expected)
     return (
-        f"{len(recomputed)} metrics files == recomputed",
+        f"{count} files in plots == recomputed",
         "equal" if not wrong else f"different: {', '.join(wrong)}",
         not wrong,
     )
 
 
 def log_item(run: Run) -> Outcome:
-    stem = run.export.path.name.removesuffix(".safetensors")
-    state = checkpoint.load_state(MODELS / f"{stem}.state.safetensors", len(run.export.weights))
-    rows = list(csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines()))
-    written = [tuple(row.values()) for row in rows]
-    expected = [tuple(format(x, ".9g") for x in (float(step), *log)) for step, log in enumerate(state.log)]
-    whole = written == expected and len(rows) == run.params.train.steps
-    return (
-        f"{run.params.train.steps} steps, each once, as in the state",
-        f"{len(rows)} rows, {'equal' if whole else 'different'}",
-        whole,
-    )
+    steps = [step for step, _, _ in _log_rows()]
+    whole = steps == list(range(run.params.train.steps)) and len(run.state.log) == len(steps)
+    return f"{run.params.train.steps} steps, each once", f"{len(steps)}{'' if whole else ', not each once'}", whole
 
 
 def start_item(run: Run) -> Outcome:
-    first = next(
-        csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines()), {"loss": "nan", "grad_norm": "nan"}
-    )
-    loss, norm, expected = float(first["loss"]), float(first["grad_norm"]), math.log(run.params.tokenizer.vocab_size)
-    low, high = FIRST_GRAD_NORM
+    expected, (low, high) = math.log(run.params.tokenizer.vocab_size), FIRST_GRAD_NORM
+    _, loss, norm = next(iter(_log_rows()), (0, math.nan, math.nan))
     passed = abs(loss - expected) <= FIRST_LOSS_TOLERANCE and low <= norm <= high
-    return (
-        f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]",
-        f"{loss:.3f}, {norm:.3f}",
-        passed,
-    )
+    wanted = f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
+    return wanted, f"{loss:.3f}, {norm:.3f}", passed
 
 
 def picture_item(run: Run) -> Outcome:
@@ -236,10 +222,7 @@ def picture_item(run: Run) -> Outcome:
 
     path = PLOTS / "fp16-drift" / "drift_per_layer.png"
     files.read_bytes(path)  # a clear error when it is missing
-    try:
-        height, width = image.imread(path).shape[:2]
-    except (OSError, SyntaxError, ValueError) as error:
-        return "a picture", f"no PNG: {error}", False
+    height, width = image.imread(path).shape[:2]
     return f"a picture {path.name}", f"{width} x {height}", min(height, width) > 100
 
 
@@ -285,21 +268,28 @@ def numerics_item(run: Run) -> Outcome:
 def tracking_item(run: Run) -> Outcome:
     from minitrain import tracking
 
-    tracking.training_run(MODELS, PLOTS / "train")
+    tracking.ensure_run(MODELS, PLOTS, STAGES[1:])
     recorded = tracking.recorded_run(MODELS)
-    rows = csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines())
-    log = [(int(row["step"]), float(row["loss"])) for row in rows]
+    log = [(step, loss) for step, loss, _ in _log_rows()]
     name = run.export.path.name.removesuffix(".safetensors")
-    passed = (
-        recorded["name"] == name
-        and recorded["loss"] == log
-        and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
-    )
-    return (
-        f"one run {name} with {len(log)} losses",
-        f"{recorded['name']} with {len(recorded['loss'])}{'' if passed else ', different'}",
-        passed,
-    )
+    same = recorded["name"] == name and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
+    passed = same and recorded["loss"] == log
+    got = f"{recorded['name']} with {len(recorded['loss'])}{'' if passed else ', different'}"
+    return f"one run {name} with {len(log)} losses", got, passed
+
+
+def _compare(promise: str, folder: Path, expected: Mapping[str, bytes]) -> Outcome:
+    """Compare the files in a folder with what they should be; a file too many counts as well."""
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    wrong = sorted(left ^ expected.keys())
+    wrong += [name for name in expected if name in left and files.read_bytes(folder / name) != expected[name]]
+    return promise, f"{len(expected)} files equal" if not wrong else f"different: {', '.join(wrong)}", not wrong
+
+
+def _log_rows() -> list[tuple[int, float, float]]:
+    """Step, loss and gradient norm from the training log."""
+    rows = csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines())
+    return [(int(row["step"]), float(row["loss"]), float(row["grad_norm"])) for row in rows]
 
 
 ITEMS: tuple[tuple[str, Callable[[Run], Outcome]], ...] = (
@@ -314,7 +304,7 @@ ITEMS: tuple[tuple[str, Callable[[Run], Outcome]], ...] = (
     ("resumed run", resume_item),
     ("beats n-grams on val", lambda run: baseline_item(run, "val")),
     ("beats n-grams on test", lambda run: baseline_item(run, "test")),
-    ("metrics", metrics_item),
+    ("plots", plots_item),
     ("training log", log_item),
     ("first step", start_item),
     ("fp16 drift plot", picture_item),
@@ -326,32 +316,35 @@ ITEMS: tuple[tuple[str, Callable[[Run], Outcome]], ...] = (
 
 
 def check(name: str, item: Callable[[Run], Outcome], run: Run) -> Item:
-    """Evaluate one item; what cannot be read fails it, with the reason."""
+    """Evaluate one item. Whatever goes wrong on the way fails it, with the reason: the other items still count."""
     try:
         return Item(name, *item(run))
     except UserError as error:
         return Item(name, "to be readable", str(error), passed=False)
+    except Exception as error:
+        return Item(name, "to be readable", repr(error), passed=False)
 
 
 def _close(left: Any, right: Any) -> bool:
+    """Equal, but for floats, which may differ by TOLERANCE."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_close(left[key], right[key]) for key in left)
     if isinstance(left, float) and isinstance(right, float):
         return math.isclose(left, right, rel_tol=TOLERANCE, abs_tol=1e-9)
-    return type(left) is type(right) and (isinstance(left, int) or left == right)
+    return bool(left == right)
 
 
-def write_report(items: list[Item]) -> None:
-    """The report for people, with as much in it as could be read."""
-    metrics, manifest, run_uri = {}, {}, "none"
+def write_report(items: list[Item], run: Run) -> None:
+    """The report for people, with as much in it as can be read."""
+    metrics: dict[str, Any] = {}
     for stage in STAGES:
-        path = PLOTS / stage / "metrics.json"
-        if path.is_file() and all(item.passed for item in items):
-            metrics[stage] = files.read_json(path)
-    if all(item.passed for item in items):
+        with contextlib.suppress(UserError):
+            metrics[stage] = files.read_json(PLOTS / stage / "metrics.json")
+    manifest, run_uri = {}, "none"
+    with contextlib.suppress(UserError):
+        manifest = run.export.manifest
         from minitrain import tracking
 
-        manifest = files.read_json(next(MODELS.glob("*.manifest.json")))
         run_uri = f"{tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}"
     machine = {"CPU": platform.machine(), "system": platform.system(), "Python": platform.python_version()}
     files.write_text(REPORT, page(items, manifest, metrics, run_uri, machine))
@@ -361,7 +354,7 @@ def main() -> None:
     run = Run(read_params())
     items = [check(name, item, run) for name, item in ITEMS]
     print(gate_table(items))
-    write_report(items)
+    write_report(items, run)
     red = [item.name for item in items if not item.passed]
     # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.
     tolerated = RESULT_ITEMS if "DVC_EXP_BASELINE_REV" in os.environ else set()
@@ -369,7 +362,8 @@ def main() -> None:
         raise UserError(f"the gate is red: {', '.join(red)}. {REPORT} has the details.")
     if red:
         print(f"an experiment: recorded although red: {', '.join(red)}")
-    files.write_metrics(PLOTS / "verify" / "metrics.json", {"items": len(items), "passed": len(items) - len(red)})
+    metrics = {"items": len(items), "passed": len(items) - len(red)}
+    files.write_bytes(PLOTS / "verify" / "metrics.json", files.encode_metrics(metrics))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def test_stores_hold_every_sequence_with_its_cell_and_direction(rows):
 
 def test_a_sequence_longer_than_the_context_is_named(rows):
     bpe = tokenizer.train(sequences.sequence_texts(rows), 64)
-    with pytest.raises(UserError, match=r"row \w+\.\w+\.\dsg: expected at most 21 tokens"):
+    with pytest.raises(UserError, match=r"\w+\.\w+\.\dsg: expected at most 21 tokens"):
         sequences.make_store(rows, {row.cell: 0 for row in rows}, bpe, 20)
 
 

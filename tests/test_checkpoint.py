@@ -66,7 +66,7 @@ def test_working_checkpoints_are_pruned_and_the_newest_whole_one_is_found(train_
     newest = folder / "step-000000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     assert checkpoint.load_newest(folder, len(state.weights)).step == 10
-    assert "passed over a damaged checkpoint" in capsys.readouterr().out
+    assert "removed a damaged checkpoint" in capsys.readouterr().out
 
 
 def test_other_lineages_are_removed(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import time
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import image
@@ -32,10 +33,13 @@ def draw(numbers):
 
 def test_equal_numbers_give_equal_bytes_at_any_time(numbers, tmp_path, monkeypatch):
     first = draw(numbers)
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    monkeypatch.setenv("LC_ALL", "es_ES.UTF-8")
-    monkeypatch.setattr(time, "time", lambda: 2e9)
-    assert draw(numbers) == first
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        patch.setattr(time, "time", lambda: 2e9)
+        with mpl.rc_context({"savefig.dpi": 200, "lines.linewidth": 5, "font.size": 20}):  # a user's matplotlibrc
+            assert draw(numbers) == first
+    time.tzset()
     for name, data in first.items():
         (tmp_path / f"{name}.png").write_bytes(data)
         height, width = image.imread(tmp_path / f"{name}.png").shape[:2]

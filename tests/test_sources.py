@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from minitrain import sources
+from minitrain.errors import UserError
 
 
 @pytest.fixture
@@ -40,6 +41,10 @@ def test_no_project_file_pickles():
         "frame.to_pickle('x')",
         "pandas.read_pickle('x')",
         "np.lib.format.read_array(f, allow_pickle=True)",
+        "from numpy.lib.npyio import load",
+        "from six.moves import cPickle",
+        "import yaml\nyaml.unsafe_load(text)",
+        "exec('import pick' + 'le')",
     ],
 )
 def test_what_could_unpickle_is_found(tmp_path, code):
@@ -111,6 +116,14 @@ def test_the_engine_knows_nothing_of_texts_files_or_models():
             name.startswith("minitrain/minitorch/") or name in {"minitrain/__init__.py", "minitrain/numerics.py"}
             for name in closure
         ), path
+
+
+def test_a_relative_import_is_refused_rather_than_missed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("stages").mkdir()
+    Path("stages/s.py").write_text("from . import other")
+    with pytest.raises(UserError, match="relative import"):
+        sources.import_closure(Path("stages/s.py"))
 
 
 def test_the_digest_changes_with_any_file_of_the_closure(tmp_path, monkeypatch):

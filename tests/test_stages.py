@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from conftest import edit, model_file
 
 from minitrain import files
-from proofs.project import SHORT, copy_project, tree
+from proofs.project import SHORT, copy_project, set_params, tree
 
 
 @pytest.fixture
@@ -133,6 +134,26 @@ def test_running_a_stage_again_leaves_the_same_bytes(ran, run):
     assert tree(project / "models") | tree(project / "plots") == before
 
 
+def test_training_again_trains_again(ran, run, tmp_path):
+    """A finished run leaves no working checkpoint from which the next would only be exported again."""
+    project = Path(shutil.copytree(ran[0], tmp_path / "again"))
+    assert list(project.glob("checkpoints/*")) == []
+    result = run(project, "stages.train")
+    assert result.returncode == 0
+    assert "going on from step" not in result.stdout
+    assert "step 0: val loss" in result.stdout
+
+
+@pytest.mark.parametrize("lr", [30.0, 1000.0])
+def test_a_run_that_diverges_stops_with_one_line(project, run, lr):
+    set_params(project, {**SHORT, "train.lr": lr, "train.warmup_steps": 0, "train.clip_norm": 1e6})
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    message = refused(run(project, "stages.train"))
+    assert "step " in message
+    assert "The last checkpoint before: checkpoints/" in message
+    assert not (project / "models").exists()
+
+
 def test_one_core_leaves_the_same_bytes(ran, tmp_path):
     if not hasattr(os, "sched_setaffinity"):
         return
@@ -232,11 +253,11 @@ BAD_CORPUS = {
     ),
     "unknown key": (
         lambda p: edit(p / "params.yaml", {"steps: 2000": "stepps: 2000"}),
-        "params.yaml: unknown key train.stepps",
+        "params.yaml:26: train.stepps: unknown key",
     ),
     "wrong type": (
         lambda p: edit(p / "params.yaml", {"steps: 2000": "steps: x"}),
-        "params.yaml: train.steps: expected a whole",
+        "params.yaml:26: train.steps: expected a whole",
     ),
     "heads": (lambda p: edit(p / "params.yaml", {"d_model: 64": "d_model: 66"}), "model.d_model: expected a multiple"),
 }
@@ -261,8 +282,6 @@ def test_training_without_batches_is_named(project, run):
 @pytest.fixture
 def broken(ran, tmp_path):
     """A copy of the small run, to be damaged."""
-    import shutil
-
     return Path(shutil.copytree(ran[0], tmp_path / "broken", ignore=shutil.ignore_patterns("checkpoints", "mlruns")))
 
 
@@ -308,8 +327,6 @@ def test_a_damaged_file_is_named(broken, run, name):
 
 
 def test_an_mlflow_server_that_is_not_there_is_named_and_the_work_is_on_disk(broken, run):
-    import shutil
-
     shutil.rmtree(broken / "plots/fp16-drift")
     nowhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     assert "MLflow at http://127.0.0.1:9" in refused(run(broken, "stages.fp16_drift", **nowhere))

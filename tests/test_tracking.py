@@ -40,7 +40,7 @@ def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
     assert recorded["tags"]["lineage"] == manifest["lineage"]
     rows = csv.DictReader((plots / "train/log.csv").read_text().splitlines())
     assert recorded["loss"] == [(int(row["step"]), float(row["loss"])) for row in rows]
-    assert {"lr", "grad_norm", "val_loss", "val_perplexity", "best_step"} <= set(recorded["metrics"])
+    assert {"lr", "grad_norm", "val_loss", "val_perplexity", "train.best_step"} <= set(recorded["metrics"])
 
 
 def test_later_stages_add_to_the_same_run(store):

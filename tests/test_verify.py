@@ -123,43 +123,72 @@ FAULTS = {
     ),
     "a row's text changed": (
         lambda p: edit(p / "data/shards/shard-00.jsonl", {"le gustará": "le gustara"}),
-        {"corpus", "batches", "metrics"},
+        {"corpus", "batches", "plots"},
     ),
     "cells changed": (change_batches, {"batches", "manifest"}),
-    "val is train": (leak, {"batches", "no leak", "manifest", "metrics", "resumed run"}),
+    "val is train": (leak, {"batches", "no leak", "manifest", "plots", "resumed run", "model files"}),
     "a stray file in models": (lambda p: (p / "models/stray").write_text("x"), {"model files"}),
-    "another config hash": (lambda p: change_json(manifest(p), lambda m: m.update(config_hash="0")), {"manifest"}),
-    "another code digest": (lambda p: change_json(manifest(p), lambda m: m.update(code_digest="0")), {"manifest"}),
+    "another config hash": (
+        lambda p: change_json(manifest(p), lambda m: m.update(config_hash="0")),
+        {"manifest", "model files"},
+    ),
+    "another code digest": (
+        lambda p: change_json(manifest(p), lambda m: m.update(code_digest="0")),
+        {"manifest", "model files"},
+    ),
     "a line of training code changed": (
         lambda p: (p / "minitrain/loop.py").write_text((p / "minitrain/loop.py").read_text() + "\n"),
         {"manifest"},
     ),
     "a state digest changed": (
         lambda p: change_json(manifest(p), lambda m: m["state_digests"].update(optimizer="0")),
-        {"round trip", "metrics"},
+        {"round trip", "plots", "model files"},
     ),
-    "other logits recorded": (other_probe, {"round trip in fp64", "metrics"}),
-    "another kept checkpoint": (lose_kept, {"resumed run", "metrics"}),
+    "other logits recorded": (other_probe, {"round trip in fp64", "plots", "model files"}),
+    "another kept checkpoint": (lose_kept, {"resumed run", "plots"}),
     "a metric improved by hand": (
         lambda p: change_json(p / "plots/baseline-compare/metrics.json", lambda m: m["test"].update(model_ppl=1.5)),
-        {"metrics"},
+        {"plots"},
     ),
-    "a metrics file gone": (lambda p: (p / "plots/fp16-drift/metrics.json").unlink(), {"metrics"}),
+    "a table changed by hand": (
+        lambda p: edit(p / "plots/train/evaluations.csv", {"\n8,": "\n9,"}),
+        {"plots"},
+    ),
+    "the list of flips changed": (
+        lambda p: (p / "plots/fp16-drift/argmax_flips.md").write_text("none"),
+        {"plots"},
+    ),
+    "a result in the manifest improved by hand": (
+        lambda p: change_json(manifest(p), lambda m: m["metrics"].update(val_perplexity=1.1)),
+        {"model files"},
+    ),
+    "a log that is no log": (
+        lambda p: (p / "plots/train/log.csv").write_text("nonsense\n1\n"),
+        {"training log", "first step", "plots", "MLflow run"},
+    ),
+    "a manifest without its digests": (
+        lambda p: change_json(manifest(p), lambda m: m.pop("state_digests")),
+        {"model files", "round trip", "round trip in fp64", "resumed run", "plots"},
+    ),
+    "a metrics file gone": (lambda p: (p / "plots/fp16-drift/metrics.json").unlink(), {"plots"}),
     "a step gone from the log": (
         lambda p: (p / "plots/train/log.csv").write_text(
             "".join((p / "plots/train/log.csv").read_text().splitlines(keepends=True)[:-1])
         ),
-        {"training log", "MLflow run"},
+        {"training log", "plots", "MLflow run"},
     ),
     "a wild first step": (
         lambda p: edit(p / "plots/train/log.csv", {"\n0,4.": "\n0,9."}),
-        {"first step", "training log", "MLflow run"},
+        {"first step", "plots", "MLflow run"},
     ),
     "the drift plot cut off": (
         lambda p: (p / "plots/fp16-drift/drift_per_layer.png").write_bytes(b"\x89PNG"),
-        {"fp16 drift plot"},
+        {"fp16 drift plot", "plots"},
     ),
-    "the drift plot gone": (lambda p: (p / "plots/fp16-drift/drift_per_layer.png").unlink(), {"fp16 drift plot"}),
+    "the drift plot gone": (
+        lambda p: (p / "plots/fp16-drift/drift_per_layer.png").unlink(),
+        {"fp16 drift plot", "plots"},
+    ),
     "pickle in a file": (lambda p: (p / "stages/extra.py").write_text("import pickle\n"), {"no pickle"}),
     "allow_pickle in a file": (
         lambda p: (p / "minitrain/extra.py").write_text("import numpy as np\nnp.load('x', allow_pickle=True)\n"),
@@ -177,6 +206,13 @@ def test_a_fault_fails_its_item(whole, monkeypatch, name):
     fault, items = FAULTS[name]
     fault(whole)
     assert set(failed(whole, monkeypatch)) - BEATS == items
+
+
+def test_where_bits_are_not_promised_numbers_may_differ_a_little_and_truths_not_at_all():
+    left = {"a": 1.0, "n": 3, "b": True, "s": "x", "none": None}
+    assert verify._close(left, {**left, "a": 1.0005})
+    for change in ({"a": 1.01}, {"n": 4}, {"b": False}, {"s": "y"}, {"none": 1.0}, {"extra": 1}):
+        assert not verify._close(left, {**left, **change})
 
 
 def test_a_damaged_model_fails_what_needs_it(whole, monkeypatch):

@@ -23,7 +23,7 @@ class AdamWState:
 def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
     """Scale ``grads`` down, in place, to a Euclidean norm of at most ``max_norm``; returns the norm before."""
     norm = float(np.sqrt(np.dot(grads, grads)))
-    if norm > max_norm:
+    if max_norm < norm < math.inf:  # an infinite norm is the caller's to notice
         grads *= grads.dtype.type(max_norm / norm)
     return norm
 

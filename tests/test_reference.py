@@ -1,0 +1,203 @@
+"""MiniGPT and the training loop against a second implementation, written here as plainly as possible in float64.
+
+Finite differences only say that a gradient belongs to the model that is there. Whether it is the right model, trained
+by the right rules, is asked here: nothing below uses the operations, the batching or the optimizer under test, but
+for the gradient itself, which test_model.py checks.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB
+
+from minitrain.batches import batch_ids, pad
+from minitrain.loop import initial_state, train
+from minitrain.minitorch.schedule import Schedule
+from minitrain.minitorch.tape import Tape
+from minitrain.model import MiniGPT, initial_weights
+from minitrain.params import ModelParams
+
+LOCKED = ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
+
+
+def layer_norm(x, weight, bias):
+    return (x - x.mean()) / math.sqrt(x.var() + 1e-5) * weight + bias
+
+
+def rotate(x, position):
+    """RoPE on one head's vector: consecutive pairs, base 10000."""
+    out = x.copy()
+    for pair in range(len(x) // 2):
+        angle = position * 10000 ** (-2 * pair / len(x))
+        a, b = x[2 * pair], x[2 * pair + 1]
+        out[2 * pair] = a * math.cos(angle) - b * math.sin(angle)
+        out[2 * pair + 1] = a * math.sin(angle) + b * math.cos(angle)
+    return out
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def reference_logits(p, config, tokens):
+    """The logits of one sequence, position by position; ``p`` holds the parameters by name."""
+    head = config.d_model // config.n_heads
+    stream = [p["embed.weight"][token] for token in tokens]
+    for i in range(config.n_layers):
+        b = f"blocks.{i}."
+        normed = [layer_norm(x, p[b + "ln1.weight"], p[b + "ln1.bias"]) for x in stream]
+        q, k, v = ([p[f"{b}attn.{m}.weight"] @ x for x in normed] for m in "qkv")
+        after = []
+        for t, x in enumerate(stream):
+            heads = []
+            for h in range(config.n_heads):
+                part = slice(h * head, (h + 1) * head)
+                query = rotate(q[t][part], t)
+                scores = np.array([query @ rotate(k[s][part], s) / math.sqrt(head) for s in range(t + 1)])
+                weights = np.exp(scores) / np.exp(scores).sum()
+                heads.append(sum(w * v[s][part] for s, w in enumerate(weights)))
+            after.append(x + p[b + "attn.o.weight"] @ np.concatenate(heads))
+        stream = []
+        for x in after:
+            normed_x = layer_norm(x, p[b + "ln2.weight"], p[b + "ln2.bias"])
+            hidden = gelu(p[b + "ffn.up.weight"] @ normed_x + p[b + "ffn.up.bias"])
+            stream.append(x + p[b + "ffn.down.weight"] @ hidden + p[b + "ffn.down.bias"])
+    return np.array([p["embed.weight"] @ layer_norm(x, p["ln_final.weight"], p["ln_final.bias"]) for x in stream])
+
+
+@pytest.mark.parametrize(("config", "vocab_size"), [(TINY_MODEL, TINY_VOCAB), (LOCKED, 64)])
+def test_the_model_is_the_reference(config, vocab_size):
+    model = MiniGPT(config, vocab_size)
+    rng = np.random.Generator(np.random.PCG64(5))
+    weights = initial_weights(model, rng).astype(np.float64)
+    weights += 0.3 * rng.normal(size=weights.shape)  # gains and biases away from 1 and 0, scores away from 0
+    model.bind(weights, np.zeros_like(weights))
+    tokens = np.array([1, *rng.integers(4, vocab_size, size=config.context - 1)])
+    got = model.logits(Tape(np.float64, recording=False), tokens[None])[0]
+    np.testing.assert_allclose(got, reference_logits(model.views(weights), config, tokens), rtol=1e-9, atol=1e-9)
+
+
+def test_initial_weights_have_the_documented_sizes():
+    model = MiniGPT(LOCKED, 64)
+    views = model.views(initial_weights(model, np.random.Generator(np.random.PCG64(0))))
+    expected = {"embed.weight": 0.02}
+    for i in range(2):
+        expected |= {f"blocks.{i}.attn.{m}.weight": 1 / 8 for m in "qkv"}
+        expected |= {f"blocks.{i}.attn.o.weight": 1 / 8 / 2, f"blocks.{i}.ffn.up.weight": 1 / 8}
+        expected |= {f"blocks.{i}.ffn.down.weight": 1 / 16 / 2}
+    for name, view in views.items():
+        if name in expected:
+            assert view.std() == pytest.approx(expected[name], rel=0.05), name
+            assert abs(view.mean()) < 0.1 * expected[name], name
+        else:
+            assert (view == (1.0 if "ln" in name and name.endswith("weight") else 0.0)).all(), name
+
+
+NO_DROPOUT = dataclasses.replace(TINY_TRAIN, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
+
+
+def reference_run(params, train_set, val_set):
+    """The run as the documentation tells it: one batch, no microshards, no arena, float64 throughout."""
+    model = MiniGPT(TINY_MODEL, TINY_VOCAB)
+    weights = initial_state(TINY_MODEL, params, TINY_VOCAB).weights.astype(np.float64)
+    grads, names = np.zeros_like(weights), model.views(weights)
+    model.bind(weights, grads)
+    decays = np.concatenate([np.full(view.size, params.weight_decay * (view.ndim == 2)) for view in names.values()])
+    m, v, ema = np.zeros_like(weights), np.zeros_like(weights), weights.copy()
+    schedule = Schedule(params.lr, params.lr_final, params.warmup_steps, params.steps)
+    epoch = position = 0
+    log, evaluations = [], []
+    for step in range(params.steps + 1):
+        if step % params.eval_every == 0 or step == params.steps:
+            averaged, total, n = MiniGPT(TINY_MODEL, TINY_VOCAB), 0.0, 0
+            averaged.bind(ema, np.zeros_like(ema))
+            for i in range(len(val_set)):
+                sequence = val_set.tokens[val_set.offsets[i] : val_set.offsets[i + 1]].astype(int)
+                logits = averaged.logits(Tape(np.float64, recording=False), sequence[None, :-1])[0]
+                total += sum(math.log(np.exp(row).sum()) - row[t] for row, t in zip(logits, sequence[1:], strict=True))
+                n += len(sequence) - 1
+            evaluations.append((step, total / n, ema.copy()))
+        if step == params.steps:
+            break
+        ids, epoch, position = batch_ids(len(train_set), params.seed, epoch, position, params.batch_size)
+        shard = pad(train_set, ids)
+        grads[:] = 0
+        tape = Tape(np.float64)
+        loss = model.loss(tape, shard, int(shard.loss_mask.sum()))
+        tape.backward(loss, np.ones(1))
+        norm = float(np.linalg.norm(grads))
+        g = grads * min(1.0, params.clip_norm / norm)
+        lr, t = schedule.lr_at(step), step + 1
+        m = params.beta1 * m + (1 - params.beta1) * g
+        v = params.beta2 * v + (1 - params.beta2) * g**2
+        update = m / (1 - params.beta1**t) / (np.sqrt(v / (1 - params.beta2**t)) + params.eps)
+        weights -= lr * (update + decays * weights)
+        share = min(params.ema_decay, (1 + step) / (10 + step))
+        ema = share * ema + (1 - share) * weights
+        log.append((float(loss.data[0]), lr, norm))
+    return weights, ema, log, evaluations
+
+
+# Each with other values, so that no two settings can be mistaken for each other.
+RULES = {
+    "as configured": {},
+    "strong decay": {"weight_decay": 5.0, "lr": 0.02, "lr_final": 0.01},
+    "large eps": {"eps": 0.1},
+    "tight clipping": {"clip_norm": 0.05},
+    "no clipping": {"clip_norm": 100.0},
+    "other betas": {"beta1": 0.5, "beta2": 0.99},
+    "quick average": {"ema_decay": 0.2},
+    "no warm-up": {"warmup_steps": 0},
+    "one microshard": {"microshards": 1},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_run_is_the_reference(name, train_set, val_set):
+    params = dataclasses.replace(NO_DROPOUT, **RULES[name])
+    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
+    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
+        pass
+    weights, ema, log, evaluations = reference_run(params, train_set, val_set)
+    np.testing.assert_allclose(state.weights, weights, atol=2e-4)
+    np.testing.assert_allclose(state.ema, ema, atol=2e-4)
+    np.testing.assert_allclose(state.log, log, rtol=2e-3)
+    np.testing.assert_allclose(state.evaluations, [(step, loss) for step, loss, _ in evaluations], rtol=2e-4)
+    _, best_loss, best = min(evaluations, key=lambda evaluation: evaluation[1])
+    assert state.best_loss == pytest.approx(best_loss, rel=2e-4)
+    np.testing.assert_allclose(state.best_weights, best, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in RULES if name not in ("as configured", "one microshard")])
+def test_the_reference_tells_the_rules_apart(name, train_set, val_set):
+    """The negative control: each rule's setting moves the weights far beyond the tolerance above."""
+    changed = reference_run(dataclasses.replace(NO_DROPOUT, **RULES[name]), train_set, val_set)
+    plain = reference_run(NO_DROPOUT, train_set, val_set)
+    assert max(np.abs(changed[0] - plain[0]).max(), np.abs(changed[1] - plain[1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("place", ["residual_dropout", "attention_dropout"])
+def test_branch_dropout_drops_at_its_own_place(place, train_set, val_set):
+    """With p close to 1 the branch, or the attention, is nearly gone after one step's gradient, and nothing else is."""
+    params = dataclasses.replace(NO_DROPOUT, steps=1, **{place: 0.999})
+    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
+    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
+        pass
+    moments = MiniGPT(TINY_MODEL, TINY_VOCAB).views(state.adamw.m)
+    size = {name: float(np.abs(m).max()) for name, m in moments.items()}
+    attention = max(value for name, value in size.items() if ".attn." in name)
+    feed_forward = max(value for name, value in size.items() if ".ffn." in name)
+    assert attention < 1e-3 * size["embed.weight"]
+    assert (feed_forward < 1e-3 * size["embed.weight"]) == (place == "residual_dropout")
+
+
+def test_embedding_dropout_drops_in_training_and_never_in_evaluation(train_set, val_set):
+    params = dataclasses.replace(NO_DROPOUT, steps=1, embed_dropout=0.5)
+    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
+    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
+        pass
+    _, _, log, evaluations = reference_run(dataclasses.replace(NO_DROPOUT, steps=1), train_set, val_set)
+    assert state.log[0][0] != pytest.approx(log[0][0], rel=1e-4)
+    assert state.evaluations[0][1] == pytest.approx(evaluations[0][1], rel=1e-5)
