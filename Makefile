@@ -19,7 +19,7 @@ repro: .venv/run
 	dvc repro
 
 test: .venv/dev
-	python -m pytest
+	python -m pytest --numprocesses auto --dist loadfile
 
 check: .venv/dev
 	ruff format --check .

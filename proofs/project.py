@@ -28,7 +28,8 @@ def copy_project(target: Path, changes: dict[str, Any] | None = None) -> Path:
             shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "batches"))
         else:
             shutil.copy(ROOT / name, target / name)
-    set_params(target, changes or {})
+    if changes:
+        set_params(target, changes)
     return target
 
 
