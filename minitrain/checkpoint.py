@@ -18,8 +18,9 @@ from minitrain.loop import TrainState
 from minitrain.minitorch.optim import AdamWState
 from minitrain.minitorch.schedule import Schedule
 
-# The five, then what has been achieved: the prefixes of the tensors' names.
-MACHINES = ("model", "optimizer", "scheduler", "data", "rng", "best", "log")
+# The prefixes of the tensors' names: the five state machines, and what has been achieved so far.
+MACHINES = ("model", "optimizer", "scheduler", "data", "rng")
+ACHIEVED = ("best", "log")
 KEEP = 2  # working checkpoints of a lineage; the second newest is there should the newest be damaged
 
 
@@ -94,9 +95,11 @@ def state_from_tensors(tensors: Mapping[str, np.ndarray]) -> TrainState:
 
 
 def machine_digests(tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """sha256 of each state machine: over the names, dtypes, shapes and bytes of its tensors."""
+    """sha256 of each state machine and of what has been achieved: over the names, dtypes, shapes and bytes of
+    its tensors.
+    """
     digests = {}
-    for machine in MACHINES:
+    for machine in (*MACHINES, *ACHIEVED):
         digest = hashlib.sha256()
         for name in sorted(tensors):
             if name.split(".")[0] == machine:

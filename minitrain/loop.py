@@ -129,9 +129,8 @@ def train(
     averaged = MiniGPT(model_params, vocab_size)
     averaged.bind(state.ema, np.zeros_like(state.ema))
     eval_tape = Tape(np.float32, recording=False)
-    scratch = np.empty_like(
-        state.weights
-    )  # of the optimizer: fresh vectors of this size would cost more than the arithmetic
+    # Of the optimizer: fresh vectors of this size would cost more than the arithmetic.
+    scratch = np.empty_like(state.weights)
     decay = np.zeros_like(state.weights)
     for view in replicas[0].views(decay).values():
         view[:] = params.weight_decay if view.ndim == 2 else 0.0  # biases and gains must be free to leave 0

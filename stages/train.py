@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minitrain import checkpoint, files, manifest, sources
+from minitrain import checkpoint, files, manifest, numerics, sources
 from minitrain.batches import TokenStore, pad
 from minitrain.errors import UserError, run_command
 from minitrain.loop import CheckpointDue, Evaluation, Step, TrainState, initial_state, kept_step, train
@@ -177,6 +177,9 @@ def produce() -> Path:
     checkpoint.prune_other_lineages(folder)
     files.write_json(folder / "manifest.json", planned)
 
+    if planned["numerics"] != numerics.PROMISED:
+        different = sorted(key for key, value in numerics.PROMISED.items() if planned["numerics"].get(key) != value)
+        print(f"note: equal bytes are not promised on this machine (its {', '.join(different)})")
     state = start(params, folder, MiniGPT(params.model, params.tokenizer.vocab_size).size)
     run(state, params, batches, folder)
 

@@ -122,6 +122,20 @@ def test_losing_any_part_of_the_state_is_noticed(whole, train_set, val_set, name
     assert run(state, train_set, val_set)[1][12] != whole[1][12]
 
 
+@pytest.mark.parametrize(
+    "lose",
+    [lambda state: setattr(state, "best_step", 99), lambda state: state.best_weights.fill(0.5)],
+    ids=["best step", "best weights"],
+)
+def test_losing_the_best_so_far_is_noticed_where_nothing_better_comes(train_set, val_set, lose):
+    params = dataclasses.replace(TINY_TRAIN, lr=0.5, lr_final=0.5, warmup_steps=0, ema_decay=0.0)  # diverges
+    _, saved = run(fresh(params), train_set, val_set, params)
+    state = decode(saved[9])
+    assert run(decode(saved[9]), train_set, val_set, params)[1][12] == saved[12]
+    lose(state)
+    assert run(state, train_set, val_set, params)[1][12] != saved[12]
+
+
 def test_it_learns(train_set, val_set):
     params = dataclasses.replace(TINY_TRAIN, steps=150, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
     state = fresh(params)

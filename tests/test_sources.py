@@ -1,5 +1,6 @@
 """The project's code as data: import closures, and no pickle anywhere."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,37 @@ def test_the_engine_knows_nothing_of_texts_files_or_models():
             name.startswith("minitrain/minitorch/") or name in {"minitrain/__init__.py", "minitrain/numerics.py"}
             for name in closure
         ), path
+
+
+@pytest.mark.usefixtures("in_root")
+def test_every_file_is_written_by_the_one_writer():
+    """Nothing but minitrain.files opens a file for writing, renames or saves one."""
+    writing = {
+        "write_text",
+        "write_bytes",
+        "savefig",
+        "save",
+        "save_file",
+        "replace",
+        "rename",
+        "open",
+        "dump",
+        "mkdir",
+    }
+    for folder in ("minitrain", "stages"):
+        for path in Path(folder).rglob("*.py"):
+            if path == Path("minitrain/files.py"):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call):
+                    function = node.func
+                    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+                    owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+                    if name in writing and owner != "files":
+                        # str.replace, and figures drawn into memory, are no files
+                        assert (name == "replace" and len(node.args) == 2) or (
+                            name == "savefig" and path.name == "figures.py"
+                        ), f"{path}:{node.lineno}"
 
 
 def test_a_relative_import_is_refused_rather_than_missed(tmp_path, monkeypatch):

@@ -155,15 +155,17 @@ def test_a_run_that_diverges_stops_with_one_line(project, run, lr):
     assert not (project / "models").exists()
 
 
-def test_one_core_leaves_the_same_bytes(ran, tmp_path):
+def test_one_core_another_locale_and_time_zone_leave_the_same_bytes(ran, tmp_path):
     if not hasattr(os, "sched_setaffinity"):
         return
     project = copy_project(tmp_path / "one-core", SHORT)
     core = min(os.sched_getaffinity(0))
+    elsewhere = {**os.environ, "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7"}
     for stage in ("shard_to_batches", "train"):
         subprocess.run(
             [sys.executable, "-m", f"stages.{stage}"],
             cwd=project,
+            env=elsewhere,
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             check=True,
             capture_output=True,
@@ -192,6 +194,36 @@ def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(ran, tmp_path, run, how
     assert "going on from step" in again.stdout
     assert tree(project / "models") == tree(ran[0] / "models")
     assert tree(project / "plots/train") == tree(ran[0] / "plots/train")
+
+
+def test_a_checkpoint_of_other_parameters_is_not_used_but_removed(tmp_path, run):
+    project = copy_project(tmp_path / "stale", SHORT)
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    code = "from stages import train; train.produce()"
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
+    (stale,) = project.glob("checkpoints/*")
+    set_params(project, {"train.lr": 0.002})
+    again = subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True)
+    assert "going on from step" not in again.stdout
+    assert not stale.exists()
+    (project / "minitrain" / "loop.py").open("a").write("# another line of training code\n")
+    again = subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True)
+    assert "going on from step" not in again.stdout
+    assert len(list(project.glob("checkpoints/*"))) == 1
+
+
+def test_where_bits_are_not_promised_training_says_so(tmp_path, run):
+    project = copy_project(tmp_path / "elsewhere", {**SHORT, "train.steps": 1})
+    edit(project / "minitrain/numerics.py", {'"openblas_core": "Haswell"': '"openblas_core": "Another"'})
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    result = subprocess.run(
+        [sys.executable, "-c", "from stages import train; train.produce()"],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "note: equal bytes are not promised on this machine (its openblas_core)" in result.stdout
 
 
 # --- mistakes --------------------------------------------------------------------------------------------
