@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,25 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def create(path: Path, make: Callable[[Path], object]) -> None:
+    """Let ``make`` write a file under another name and rename it to ``path`` once it is whole.
+
+    For a file that someone else's code writes, such as a database: a process killed on the way leaves none.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _remove_strays(path)
+        make(temporary)
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."

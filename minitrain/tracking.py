@@ -31,6 +31,7 @@ from minitrain import files
 from minitrain.errors import UserError
 
 EXPERIMENT = "minitrain-phase18"
+LOCAL_STORE = Path("mlflow.db")
 HASH_TAG = "model_sha256"
 BATCH = 1000  # metrics in one call: MLflow's limit
 PARAM_BATCH = 100
@@ -40,7 +41,7 @@ def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the
     working folder.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.resolve()}"
 
 
 def training_run(models: Path, plots: Path) -> str:
@@ -95,6 +96,11 @@ def recorded_run(models: Path) -> dict[str, Any]:
 
 
 def _client() -> MlflowClient:
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not LOCAL_STORE.exists():
+        # MLflow builds its tables in many steps and cannot go on from half of them: a kill must leave all or none.
+        files.create(
+            LOCAL_STORE.resolve(), lambda path: MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+        )
     return MlflowClient(tracking_uri=tracking_uri())
 
 

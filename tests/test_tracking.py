@@ -55,6 +55,28 @@ def test_later_stages_add_to_the_same_run(store):
     assert any(name.endswith(".manifest.json") for name in artifacts)
 
 
+def test_a_store_that_was_being_made_when_the_process_died_is_made_again(store, tmp_path, monkeypatch):
+    """MLflow cannot go on from half of its tables, so the store appears whole or not at all."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    real = tracking.MlflowClient
+
+    def dies(tracking_uri):
+        client = real(tracking_uri=tracking_uri)
+        if ".tmp" in tracking_uri:
+            assert not Path("mlflow.db").exists()
+            raise KeyboardInterrupt
+        return client
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "MlflowClient", dies)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.training_run(store / "models", store / "plots/train")
+    assert list(tmp_path.glob("*.db")) == []
+    tracking.training_run(store / "models", store / "plots/train")
+    assert sorted(path.name for path in tmp_path.glob("*.db")) == ["mlflow.db"]
+    assert len(tracking.recorded_run(store / "models")["loss"]) == 24
+
+
 def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):
     models, plots = store / "models", store / "plots"
     with monkeypatch.context() as patch:
