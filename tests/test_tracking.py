@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,25 +58,27 @@ def test_later_stages_add_to_the_same_run(store):
     assert any(name.endswith(".manifest.json") for name in artifacts)
 
 
-def test_a_store_that_was_being_made_when_the_process_died_is_made_again(store, tmp_path, monkeypatch):
+def test_a_store_that_was_being_made_when_the_process_died_is_made_again(root, store, tmp_path, monkeypatch):
     """MLflow cannot go on from half of its tables, so the store appears whole or not at all."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    real = tracking.MlflowClient
-
-    def dies(tracking_uri):
-        client = real(tracking_uri=tracking_uri)
-        if ".tmp" in tracking_uri:
-            assert not Path("mlflow.db").exists()
-            raise KeyboardInterrupt
-        return client
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tracking, "MlflowClient", dies)
-        with pytest.raises(KeyboardInterrupt):
-            tracking.training_run(store / "models", store / "plots/train")
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(root)!r})
+from minitrain import tracking
+real = tracking.MlflowClient
+def dies(tracking_uri):
+    real(tracking_uri=tracking_uri)
+    os.kill(os.getpid(), signal.SIGKILL)
+tracking.MlflowClient = dies
+tracking.training_run(Path({str(store)!r}) / "models", Path({str(store)!r}) / "plots/train")
+"""
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
     assert list(tmp_path.glob("*.db")) == []
+    assert len(list(tmp_path.glob(".mlflow.db.*.tmp"))) == 1
     tracking.training_run(store / "models", store / "plots/train")
-    assert sorted(path.name for path in tmp_path.glob("*.db")) == ["mlflow.db"]
+    assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
     assert len(tracking.recorded_run(store / "models")["loss"]) == 24
 
 
