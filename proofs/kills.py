@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
@@ -77,6 +78,7 @@ class Project:
         hooks = self.path / "hooks"
         hooks.mkdir()
         (hooks / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        self.locks_cut = 0  # how often a kill hit DVC while it was writing dvc.lock
         self.environment = {**os.environ, "PYTHONPATH": f"{hooks}:{self.path}", "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.command("dvc", "init", "--no-scm", "--quiet").wait()
@@ -107,9 +109,21 @@ class Project:
         """Run ``dvc repro`` to the end; what it printed."""
         process = self.repro()
         printed, _ = process.communicate()
+        if process.returncode != 0 and "'./dvc.lock'" in printed and not self.lock_is_whole():
+            # DVC writes its lock file in place. A kill in that moment leaves half of it, and the user takes it
+            # from git.
+            (self.path / "dvc.lock").unlink()
+            self.locks_cut += 1
+            return self.finish()
         if process.returncode != 0:
             raise UserError(f"dvc repro failed:\n{printed}")
         return printed
+
+    def lock_is_whole(self) -> bool:
+        try:
+            return isinstance(yaml.safe_load((self.path / "dvc.lock").read_text())["stages"], dict)
+        except (yaml.YAMLError, TypeError, KeyError):
+            return False
 
     def left(self) -> dict[str, bytes]:
         """Everything that the run has left, and DVC's lock file."""
