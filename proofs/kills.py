@@ -199,19 +199,20 @@ def kills_at_writes(
     Without DVC around it and MLflow after it, for there are hundreds of operations. Returns how many.
     """
     reference = {name: data for name, data in reference.items() if name.startswith(("models/", "plots/train/"))}
-    operation = 1
+    operation, kills = 1, 0
     while True:
         for name in ("models", "plots/train", "checkpoints", BATCH_LOG):
             path = project.path / name
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         process = project.train(KILL_BEFORE=str(operation))
         if process.returncode == 0:
-            return operation - 1
+            return kills
         project.train()
         got = tree(project.path, "models", "plots/train")
         if got != reference or project.batches() != batches:
             raise UserError(f"killed before operation {operation}: other files or batches")
-        print(f"\r{operation} operations", end="", flush=True)
+        kills += 1
+        print(f"\r{kills} kills at writes", end="", flush=True)
         operation += step
 
 
@@ -267,16 +268,12 @@ def main() -> None:
         print(f"an uninterrupted run leaves {len(reference)} files and takes {len(batches)} batches")
         runs = random_kills(project, arguments.kills, reference, batches)
         operations = kills_at_writes(project, arguments.every, reference, batches)
-        print(
-            f"\rkilled before each of {operations} write operations"
-            + (f", every {arguments.every}th" if arguments.every > 1 else "")
-        )
+        print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} write operation")
         unnoticed = negative_controls(project, reference)
         print(f"negative controls: {len(LOST) - len(unnoticed)} of {len(LOST)} losses noticed ({', '.join(LOST)})")
         print(
-            f"{arguments.kills} random kills in {runs} runs and {operations} kills at writes: all outs and "
-            "batches equal; "
-            f"{time.monotonic() - start:.0f} s"
+            f"{arguments.kills} random kills in {runs} runs, {operations} kills at writes: all outs and batches equal; "
+            f"DVC's own dvc.lock was cut {project.locks_cut} times and taken anew; {time.monotonic() - start:.0f} s"
         )
     if unnoticed:
         raise UserError(f"not noticed: {', '.join(unnoticed)}")
