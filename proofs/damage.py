@@ -172,9 +172,8 @@ def other_content(rng: random.Random, data: bytes) -> bytes:
         floats = [n for n, a in tensors.items() if a.dtype.kind == "f" and a.size] or [name]
         name = rng.choice(floats)
         array = tensors[name].copy()
-        array.reshape(-1)[rng.randrange(array.size)] = (
-            rng.choice((np.nan, np.inf, -np.inf)) if array.dtype.kind == "f" else 60_000
-        )
+        bad = rng.choice((np.nan, np.inf, -np.inf)) if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+        array.reshape(-1)[rng.randrange(array.size)] = bad
         tensors[name] = array
     else:  # of another config
         tensors[name], tensors[other] = np.zeros(7, np.float32), tensors[name].copy()
