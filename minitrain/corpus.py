@@ -189,7 +189,8 @@ def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
             "-m minitrain.corpus"
         )
     rows, got = read_shards(folder)
-    mend = f"If the change is meant, run: python -m minitrain.corpus --pin {folder} {manifest_path}"
+    pin = f"python -m minitrain.corpus --pin {folder} {manifest_path}"
+    mend = f"If the change is meant: {pin}; if not: git restore {folder}"
     try:
         pinned = {str(shard["file"]): dict(shard) for shard in manifest["shards"]}
     except (TypeError, KeyError, ValueError) as error:

@@ -67,12 +67,12 @@ def loss_curve(
         top.set(title="Training", ylabel="cross entropy (nats a token)", ylim=(0, None))
         top.legend()
         bottom.plot(norms, color=GREEN, alpha=0.6, linewidth=0.7, label="gradient norm, before clipping")
-        bottom.set(xlabel="step", ylabel="gradient norm", ylim=(0, None))
+        bottom.set(xlabel="step", ylabel="gradient norm", ylim=(0, 1.5 * max(norms)))
         right = bottom.twinx()
         right.plot(rates, color=ORANGE, label="learning rate")
-        right.set(ylabel="learning rate", ylim=(0, None))
+        right.set(ylabel="learning rate", ylim=(0, 1.5 * max(rates)))
         right.grid(visible=False)
-        bottom.legend(handles=[*bottom.get_lines(), *right.get_lines()], loc="upper right")
+        bottom.legend(handles=[*bottom.get_lines(), *right.get_lines()], loc="upper right", ncols=2)
         return _png(figure)
 
 

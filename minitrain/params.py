@@ -152,6 +152,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
     """The validated content of ``params.yaml``; UserError names line, key, what was expected and what was got."""
+    if not path.exists():
+        raise UserError(f"{path}: not found. Run this in the project's root.")
     text = files.read_text(path)
     try:
         value = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader

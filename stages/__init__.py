@@ -5,4 +5,12 @@ it again and compares); ``produce``, which knows paths and parameters and writes
 which at last tells MLflow.
 """
 
-import minitrain  # noqa: F401  (pins the numerics before any stage imports NumPy)
+import sys
+
+try:
+    import minitrain  # noqa: F401  (pins the numerics before any stage imports NumPy)
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: the package {error.name} is missing from {sys.executable}. "
+        "Set the environment up with: make repro; then use it: source .venv/bin/activate"
+    )

@@ -88,14 +88,17 @@ def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> No
                         files.save_tensors(folder / "kept.safetensors", checkpoint.state_tensors(due))
                     checkpoint.save_working(folder, due)
             if stopped and isinstance(event, Step):
-                path = checkpoint.save_working(folder, state)
-                bar.close()
-                print(
-                    f"stopped by {signal.Signals(stopped[0]).name} after step {state.step}; saved {path}. To go "
-                    "on: dvc repro",
-                    file=sys.stderr,
-                )
-                sys.exit(128 + stopped[0])
+                checkpoint.save_working(folder, state)
+                break
+        if stopped:  # after the last step too, where the state has been saved already
+            bar.close()
+            name = signal.Signals(stopped[0]).name
+            print(
+                f"stopped by {name} after step {state.step}; saved in {folder}. To go on: dvc repro "
+                "(in an experiment: the same dvc exp run)",
+                file=sys.stderr,
+            )
+            sys.exit(128 + stopped[0])
     except UserError as error:
         last = next(iter(checkpoint.newest_first(folder)), "none")
         raise UserError(f"{error} The last checkpoint before: {last}.") from error

@@ -206,7 +206,8 @@ def test_a_checkpoint_of_other_parameters_is_not_used_but_removed(tmp_path, run)
     again = subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True)
     assert "going on from step" not in again.stdout
     assert not stale.exists()
-    (project / "minitrain" / "loop.py").open("a").write("# another line of training code\n")
+    loop = project / "minitrain" / "loop.py"
+    loop.write_text(loop.read_text() + "# another line of training code\n")
     again = subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True)
     assert "going on from step" not in again.stdout
     assert len(list(project.glob("checkpoints/*"))) == 1
