@@ -31,10 +31,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Whatever fails, and wherever the process is killed, ``path`` is the old file or the new one, whole.
     Siblings that a killed process left behind are removed. Raises UserError when the system refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_strays(path)
+
+    def write(temporary: Path) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             left = memoryview(data)
@@ -43,34 +41,25 @@ def write_bytes(path: Path, data: bytes) -> None:
                 if written == 0:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 left = left[written:]
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+
+    create(path, write)
 
 
 def create(path: Path, make: Callable[[Path], object]) -> None:
-    """Let ``make`` write a file under another name and rename it to ``path`` once it is whole.
+    """Let ``make`` write a file under another name, and rename it to ``path`` once it is whole and on the disk.
 
-    For a file that someone else's code writes, such as a database: a process killed on the way leaves none.
+    Directly for a file that someone else's code writes, such as a database.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_strays(path)
         make(temporary)
+        _fsync(temporary)
         os.replace(temporary, path)
+        _fsync(path.parent)  # the rename itself
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
@@ -78,6 +67,15 @@ def create(path: Path, make: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _fsync(path: Path) -> None:
+    """Have the system put a file, or a folder's list of names, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_strays(path: Path) -> None:

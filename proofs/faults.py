@@ -39,7 +39,7 @@ class FaultyOs:
 
     def _faulty(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any) -> Any:
-            if name == "open" and not args[1] & os.O_WRONLY and not Path(args[0]).is_dir():
+            if name == "open" and not args[1] & os.O_WRONLY and not _is_the_writers(Path(args[0])):
                 return real(*args)  # reading
             self.left -= 1
             if self.left != 0 and not (self.left < 0 and self.lasting):
@@ -52,6 +52,11 @@ class FaultyOs:
             raise OSError(self.fault, os.strerror(self.fault))
 
         return operation
+
+
+def _is_the_writers(path: Path) -> bool:
+    """What the writer opens for reading too: a file it has just written, and its folder, for fsync."""
+    return path.is_dir() or path.suffix == ".tmp"
 
 
 @contextlib.contextmanager

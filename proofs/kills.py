@@ -81,7 +81,7 @@ class Project:
         self.locks_cut = 0  # how often a kill hit DVC while it was writing dvc.lock
         self.environment = {**os.environ, "PYTHONPATH": f"{hooks}:{self.path}", "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self.command("dvc", "init", "--no-scm", "--quiet").wait()
+        self.command("dvc", "init", "--no-scm", "--quiet").communicate()
 
     def command(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command in the project, in a process group of its own."""
@@ -216,6 +216,21 @@ def kills_at_writes(
         operation += step
 
 
+def two_at_once(project: Project, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]]) -> str:
+    """Start ``dvc repro`` twice at the same moment; what became of them. DVC's own lock lets one work at a time."""
+    project.forget()
+    runs = [project.repro(), project.repro()]
+    printed = [run.communicate()[0] for run in runs]
+    for run, text in zip(runs, printed, strict=True):
+        if run.returncode != 0 and "lock" not in text:
+            raise UserError(f"two at once: one failed, and not for the lock:\n{text}")
+    gave_up = sum(run.returncode != 0 for run in runs)
+    if gave_up == len(runs):
+        raise UserError("two at once: both gave up")
+    check(project, reference, batches, "never, two at once")
+    return f"{gave_up} gave up, {len(runs) - gave_up} ended well"
+
+
 LOST: dict[str, Callable[[TrainState], object]] = {
     "model": lambda state: state.weights.__setitem__(0, 0),
     "m": lambda state: state.adamw.m.fill(0),
@@ -266,6 +281,7 @@ def main() -> None:
         project.finish()
         reference, batches = project.left(), project.batches()
         print(f"an uninterrupted run leaves {len(reference)} files and takes {len(batches)} batches")
+        print(f"two runs at once: {two_at_once(project, reference, batches)}")
         runs = random_kills(project, arguments.kills, reference, batches)
         operations = kills_at_writes(project, arguments.every, reference, batches)
         print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} write operation")

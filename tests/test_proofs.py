@@ -8,7 +8,7 @@ import pytest
 
 from minitrain import files
 from minitrain.errors import UserError
-from proofs import damage, faults
+from proofs import damage, faults, kills
 
 
 def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
@@ -64,3 +64,13 @@ def test_a_loader_without_its_digest_check_is_noticed(ran, tmp_path, monkeypatch
     monkeypatch.chdir(project)
     _, bad, _, _ = damage.run_children(project, 100)
     assert any("loaded" in line for line in bad)
+
+
+def test_two_runs_at_once_leave_what_one_leaves(tmp_path):
+    project = kills.Project(tmp_path / "project")
+    project.finish()
+    reference, batches = project.left(), project.batches()
+    assert kills.two_at_once(project, reference, batches).endswith("ended well")
+    (project.path / "models" / "intruder").write_bytes(b"")  # the negative control: the comparison can fail
+    with pytest.raises(UserError, match="different: models/intruder"):
+        kills.check(project, reference, batches, "never")

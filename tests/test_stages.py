@@ -155,12 +155,22 @@ def test_a_run_that_diverges_stops_with_one_line(project, run, lr):
     assert not (project / "models").exists()
 
 
-def test_one_core_another_locale_and_time_zone_leave_the_same_bytes(ran, tmp_path):
+# Loaded by Python at its start: the wall clock jumps by up to a year, forwards and back, each time somebody looks.
+JUMPING_CLOCK = """
+import random, time
+now, jumps = time.time, random.Random(18)
+time.time = lambda: now() + jumps.uniform(-3e7, 3e7)
+"""
+
+
+def test_one_core_a_jumping_clock_another_locale_and_time_zone_leave_the_same_bytes(ran, tmp_path):
     if not hasattr(os, "sched_setaffinity"):
         return
     project = copy_project(tmp_path / "one-core", SHORT)
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
     core = min(os.sched_getaffinity(0))
     elsewhere = {**os.environ, "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7"}
+    elsewhere["PYTHONPATH"] = str(tmp_path)
     for stage in ("shard_to_batches", "train"):
         subprocess.run(
             [sys.executable, "-m", f"stages.{stage}"],
