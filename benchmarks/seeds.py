@@ -56,7 +56,7 @@ def run_seed(params: Params, seed: int) -> dict[str, float]:
     result: dict[str, float] = {"seed": seed, "best step": state.best_step}
     for split in ("val", "test"):
         store = stores[split]
-        ppl = math.exp(float(token_nll(model, store, Tape(np.float32, recording=False)).mean()))
+        ppl = math.exp(float(token_nll(model, store, Tape(recording=False)).mean()))
         orders = range(2, params.ngram.max_order + 1)
         best = {
             "add-alpha": min(

@@ -5,6 +5,7 @@ function of (seed, position). A batch is sorted by length and cut into microshar
 its own longest row: less padding, and parts that threads can work on.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from minitrain.tokenizer import PAD
 
 SPLITS = ("train", "val", "test")
 DIRECTIONS = ("es-en", "en-es")
+# A token costs a fixed amount and, in attention, one in proportion to its sequence's length; at about this length the
+# two are equal (measured on the locked model).
+ATTENTION_COST_EQUALS = 100
 DATA_STREAM = 2  # keeps the data's random numbers apart from all others of the same seed
 
 # dtype and shape of each array of a store's file
@@ -77,7 +81,7 @@ class TokenStore:
 class Microshard:
     """Rows padded to the longest of them. B sequences, T positions."""
 
-    tokens: np.ndarray  # (B, T) intp, what the model reads; PAD at the end of short rows
+    tokens: np.ndarray  # (B, T) intp, what the model reads; PAD where no target follows
     targets: np.ndarray  # (B, T) intp, the next token of each position
     loss_mask: np.ndarray  # (B, T) bool, False where the target is padding
 
@@ -94,8 +98,7 @@ def batch_ids(n: int, seed: int, epoch: int, position: int, batch_size: int) -> 
     """
     ids = np.zeros(0, dtype=np.int64)
     while len(ids) < batch_size:
-        order = np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
-        taken = order[position : position + batch_size - len(ids)]
+        taken = _epoch_order(n, seed, epoch)[position : position + batch_size - len(ids)]
         ids = np.concatenate([ids, taken])
         position += len(taken)
         if position == n:
@@ -103,11 +106,22 @@ def batch_ids(n: int, seed: int, epoch: int, position: int, batch_size: int) -> 
     return ids, epoch, position
 
 
+@functools.lru_cache(maxsize=2)  # a batch needs the order of its epoch, and perhaps of the next
+def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
+    order.setflags(write=False)
+    return order
+
+
 def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[Microshard]:
-    """Sort the sequences ``ids`` by length, longest first, and cut them into ``n_shards`` padded parts."""
+    """Sort the sequences ``ids`` by length, longest first, and cut them into at most ``n_shards`` padded parts that
+    cost about the same.
+    """
     lengths = store.lengths[ids]
-    by_length = ids[np.argsort(-lengths, kind="stable")]
-    return [pad(store, part) for part in np.array_split(by_length, n_shards) if len(part)]
+    order = np.argsort(-lengths, kind="stable")
+    cost = lengths[order] * (ATTENTION_COST_EQUALS + lengths[order])
+    part_of = (np.cumsum(cost) - cost) * n_shards // cost.sum()
+    return [pad(store, ids[order[part_of == part]]) for part in np.unique(part_of)]
 
 
 def pad(store: TokenStore, ids: np.ndarray) -> Microshard:
@@ -117,4 +131,5 @@ def pad(store: TokenStore, ids: np.ndarray) -> Microshard:
     real = positions < lengths[:, None]  # (B, T + 1)
     rows = np.full(real.shape, PAD, dtype=np.intp)
     rows[real] = store.tokens[(starts[:, None] + positions)[real]]
-    return Microshard(tokens=rows[:, :-1], targets=rows[:, 1:], loss_mask=real[:, 1:])
+    loss_mask = real[:, 1:]
+    return Microshard(tokens=np.where(loss_mask, rows[:, :-1], PAD), targets=rows[:, 1:], loss_mask=loss_mask)

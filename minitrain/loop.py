@@ -16,6 +16,7 @@ import numpy as np
 
 from minitrain.batches import Microshard, TokenStore, batch_ids, make_microshards
 from minitrain.errors import UserError
+from minitrain.minitorch.memory import keep_freed_memory
 from minitrain.minitorch.optim import AdamWState, adamw_step, clip_by_global_norm
 from minitrain.minitorch.schedule import Schedule
 from minitrain.minitorch.tape import Tape
@@ -118,17 +119,17 @@ def train(
 
     Raises UserError when the first step shows a broken model, or when a loss or gradient is not finite.
     """
-    # A replica of the model for each microshard: all read the same weights, each has its own gradient
-    # and its own memory, so that threads never meet.
+    keep_freed_memory()
+    # A replica of the model for each microshard: all read the same weights, each has its own gradient, so
+    # that threads never meet.
     n_shards = params.microshards
     grads = np.zeros((n_shards, len(state.weights)), dtype=np.float32)
     replicas = [MiniGPT(model_params, vocab_size) for _ in range(n_shards)]
     for replica, grad in zip(replicas, grads, strict=True):
         replica.bind(state.weights, grad)
-    tapes = [Tape(np.float32) for _ in range(n_shards)]
     averaged = MiniGPT(model_params, vocab_size)
     averaged.bind(state.ema, np.zeros_like(state.ema))
-    eval_tape = Tape(np.float32, recording=False)
+    eval_tape = Tape(recording=False)
     # Of the optimizer: fresh vectors of this size would cost more than the arithmetic.
     scratch = np.empty_like(state.weights)
     decay = np.zeros_like(state.weights)
@@ -137,14 +138,18 @@ def train(
 
     def run_microshard(index: int, shard: Microshard, n_targets: int, seed: int) -> float:
         """Leave the gradient of one microshard in ``grads[index]`` and return its part of the loss."""
-        tape, rng = tapes[index], np.random.Generator(np.random.SFC64(seed))
-        tape.reset()
+        tape, rng = Tape(), np.random.Generator(np.random.SFC64(seed))
         grads[index] = 0
         dropout = Dropout(params.embed_dropout, params.residual_dropout, params.attention_dropout, rng)
         with np.errstate(over="ignore", invalid="ignore"):  # _check_step finds what is not finite, and says where
             loss = replicas[index].loss(tape, shard, n_targets, dropout)
             tape.backward(loss, np.ones(1, np.float32))
         return float(loss.data[0])
+
+    def run_in_turn(tasks: Iterator[tuple[int, Microshard, int, int]], losses: list[float]) -> None:
+        """Take microshards until none is left, as every thread does at the same time."""
+        for index, shard, n_targets, seed in tasks:
+            losses[index] = run_microshard(index, shard, n_targets, seed)
 
     n_threads = min(n_shards, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(n_threads) as pool:
@@ -166,9 +171,15 @@ def train(
             n_targets = sum(shard.n_targets for shard in shards)  # the loss is the mean over real targets of the batch
             seeds = state.rng.integers(2**63, size=n_shards).tolist()
 
-            # Forward and backward. Losses and gradients are added in the order of microshards, not of threads.
-            parts = pool.map(run_microshard, range(len(shards)), shards, [n_targets] * len(shards), seeds)
-            loss = sum(parts)
+            # Forward and backward, on this thread too: to wake one thread less saves a twentieth of the step.
+            # Losses and gradients are added in the order of microshards, not of threads.
+            losses = [0.0] * len(shards)
+            tasks = zip(range(len(shards)), shards, [n_targets] * len(shards), seeds, strict=False)
+            helpers = [pool.submit(run_in_turn, tasks, losses) for _ in range(n_threads - 1)]
+            run_in_turn(tasks, losses)
+            for helper in helpers:
+                helper.result()
+            loss = sum(losses)
             grad = grads[0]
             for other in grads[1 : len(shards)]:
                 grad += other

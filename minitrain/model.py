@@ -1,8 +1,9 @@
 """MiniGPT: a Pre-LN decoder with RoPE, tanh-GELU and a head tied to the embedding.
 
 Locked config: d_model 64, 4 heads, 2 layers, d_ff 256, vocabulary 64, context 32: 103,680 parameters.
-Names and layout of the parameters load into PyTorch as they are. Shapes: B sequences, T positions,
-N = B*T, C = d_model, H heads of D = C/H.
+Names and layout of the parameters load into PyTorch as they are. Shapes: B sequences of T positions, of
+which N are not padding; C = d_model, H heads. Only attention sees the rectangle (B, T); everything else
+works on the N rows alone.
 """
 
 import math
@@ -21,6 +22,24 @@ INIT_STD = 0.02  # of the embedding
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What attention must know of the N rows it is given."""
+
+    padding: ops.Padding  # which sequence and position each of them is
+    mask: np.ndarray  # (key, B, 1, query), see attention_mask
+    rotations: np.ndarray  # see ops.rope_rotations
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What dropout leaves of the activations in one block; None where it drops nothing."""
+
+    attention: np.ndarray | None = None  # (key, B, H, query)
+    after_attention: np.ndarray | None = None  # (N, C)
+    after_ffn: np.ndarray | None = None  # (N, C)
+
+
+@dataclass(frozen=True)
 class Dropout:
     """The probability of dropping a number, at each of the three places, and where the chance comes from."""
 
@@ -29,15 +48,28 @@ class Dropout:
     attention: float
     rng: np.random.Generator
 
-    def keep(self, tape: Tape, p: float, shape: tuple[int, ...]) -> np.ndarray | None:
+    def of_blocks(
+        self, n_blocks: int, attention: tuple[int, ...], residual: tuple[int, ...], dtype: np.dtype
+    ) -> list[Keep]:
+        """For every block, given the shapes of its attention and of its residual stream; drawn in two calls."""
+        attentions = self.keep(self.attention, (n_blocks, *attention), dtype)
+        residuals = self.keep(self.residual, (n_blocks, 2, *residual), dtype)
+        return [
+            Keep(
+                None if attentions is None else attentions[block],
+                *((None, None) if residuals is None else residuals[block]),
+            )
+            for block in range(n_blocks)
+        ]
+
+    def keep(self, p: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         """0 with probability p, else 1 / (1 - p); None when nothing is dropped."""
         if p == 0:
             return None
-        keep = tape.arena.empty(shape)
-        self.rng.random(out=keep, dtype=keep.dtype.type)
-        keep += keep.dtype.type(1 - p)
-        np.floor(keep, out=keep)  # 1 where the random number was at least p
-        keep *= keep.dtype.type(1 / (1 - p))
+        # 16 random bits decide the fate of a number: one draw serves four of them, and p is met to within 1 / 2^17.
+        size = math.prod(shape)
+        bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(shape)
+        keep: np.ndarray = (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
         return keep
 
 
@@ -58,17 +90,12 @@ class Attention(nn.Module):
         # q, k and v lie side by side in the flat vector, so one matrix product serves all three.
         self._qkv.bind(weights[: self._qkv.size], grads[: self._qkv.size])
 
-    def __call__(
-        self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None
-    ) -> Tensor:
-        B, _, T, _ = mask.shape
-        H, D = self._n_heads, x.data.shape[1] // self._n_heads
+    def __call__(self, tape: Tape, x: Tensor, rows: Rows, keep: np.ndarray | None) -> Tensor:
         qkv = ops.linear(tape, x, self._qkv)  # (N, 3C)
-        qkv = ops.reshape(tape, qkv, shape=(B, T, 3, H, D))
-        qkv = ops.rope(tape, qkv, rotations=rotations)
-        keep = dropout.keep(tape, dropout.attention, (B, H, T, T)) if dropout else None
-        heads = ops.attention(tape, qkv, mask=mask, keep=keep)  # (B, T, H, D)
-        return self.o(tape, ops.reshape(tape, heads, shape=(B * T, H * D)))
+        qkv = ops.add_padding(tape, qkv, padding=rows.padding)  # (B, T, 3C)
+        qkv = ops.rope(tape, qkv, rotations=rows.rotations)
+        heads = ops.attention(tape, qkv, mask=rows.mask, n_heads=self._n_heads, keep=keep)  # (B, T, C)
+        return self.o(tape, ops.remove_padding(tape, heads, padding=rows.padding))
 
 
 class FeedForward(nn.Module):
@@ -91,15 +118,9 @@ class Block(nn.Module):
         self.ln2 = nn.LayerNorm(config.d_model)
         self.ffn = FeedForward(config)
 
-    def __call__(
-        self, tape: Tape, x: Tensor, mask: np.ndarray, rotations: np.ndarray, dropout: Dropout | None
-    ) -> Tensor:
-        branch = self.attn(tape, self.ln1(tape, x), mask, rotations, dropout)
-        keep = dropout.keep(tape, dropout.residual, x.data.shape) if dropout else None
-        x = ops.residual(tape, x, branch, keep=keep)
-        branch = self.ffn(tape, self.ln2(tape, x))
-        keep = dropout.keep(tape, dropout.residual, x.data.shape) if dropout else None
-        return ops.residual(tape, x, branch, keep=keep)
+    def __call__(self, tape: Tape, x: Tensor, rows: Rows, keep: Keep) -> Tensor:
+        x = ops.residual(tape, x, self.attn(tape, self.ln1(tape, x), rows, keep.attention), keep=keep.after_attention)
+        return ops.residual(tape, x, self.ffn(tape, self.ln2(tape, x)), keep=keep.after_ffn)
 
 
 class MiniGPT(nn.Module):
@@ -116,23 +137,32 @@ class MiniGPT(nn.Module):
     def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
         super().bind(weights, grads)
         head_size = self._config.d_model // self._config.n_heads
-        self._rotations = ops.rope_rotations(self._config.context, head_size, ROPE_BASE, weights.dtype)
+        self._rotations = ops.rope_rotations(
+            self._config.context, self._config.n_heads, head_size, ROPE_BASE, weights.dtype
+        )
 
     def hidden(
         self, tape: Tape, tokens: np.ndarray, dropout: Dropout | None = None, taps: dict[str, np.ndarray] | None = None
     ) -> Tensor:
-        """Tokens (B, T) -> the final LayerNorm's output (N, C). ``taps``, if given, collects the activations by
-        name.
+        """Tokens (B, T) -> the final LayerNorm's output at those that are not PAD, sequence after sequence: (N, C).
+
+        Pads may only follow a sequence. ``taps``, if given, collects the activations by name.
         """
         taps = {} if taps is None else taps
-        x = self.embed(tape, tokens)
-        keep = dropout.keep(tape, dropout.embed, x.data.shape) if dropout else None
+        real = tokens != PAD
+        x = self.embed(tape, tokens[real])
+        keep = dropout.keep(dropout.embed, x.data.shape, x.data.dtype) if dropout else None
         if keep is not None:
             x = ops.dropout(tape, x, keep=keep)
         taps["embed_out"] = x.data
-        mask = attention_mask(tokens, x.data.dtype)
+        rows = Rows(ops.Padding.of(real), attention_mask(tokens, x.data.dtype), self._rotations)
+        B, T = tokens.shape
+        scores_shape = (T, B, self._config.n_heads, T)
+        keeps = [Keep()] * len(self.blocks)
+        if dropout:
+            keeps = dropout.of_blocks(len(self.blocks), scores_shape, x.data.shape, x.data.dtype)
         for index, block in enumerate(self.blocks):
-            x = block(tape, x, mask, self._rotations, dropout)
+            x = block(tape, x, rows, keeps[index])
             taps[f"block_{index}_out"] = x.data
         x = self.ln_final(tape, x)
         taps["final_ln_out"] = x.data
@@ -143,26 +173,24 @@ class MiniGPT(nn.Module):
         nats: (1,).
         """
         hidden = self.hidden(tape, shard.tokens, dropout)
-        targets, loss_mask = shard.targets.reshape(-1), shard.loss_mask.reshape(-1)
-        return ops.tied_cross_entropy(
-            tape, hidden, self.embed.weight, targets=targets, loss_mask=loss_mask, n_targets=n_targets
-        )
+        targets = shard.targets[shard.loss_mask]  # (N,)
+        return ops.tied_cross_entropy(tape, hidden, self.embed.weight, targets=targets, n_targets=n_targets)
 
     def logits(self, tape: Tape, tokens: np.ndarray, taps: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        """Tokens (B, T) -> (B, T, V), without dropout."""
+        """Tokens (B, T) -> (N, V), without dropout; rows and ``taps`` as of ``hidden``."""
         logits: np.ndarray = ops.linear(tape, self.hidden(tape, tokens, taps=taps), self.embed.weight).data
         if taps is not None:
             taps["logits"] = logits
-        return logits.reshape(*tokens.shape, -1)
+        return logits
 
 
 def attention_mask(tokens: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(B, T) -> (B, 1, key, query): 0 where the query may see the key, -inf for a later key or a pad."""
+    """(B, T) -> (key, B, 1, query): 0 where the query may see the key, -inf for a later key or a pad."""
     T = tokens.shape[1]
-    causal = np.arange(T)[:, None] <= np.arange(T)
-    visible = causal & (tokens != PAD)[:, :, None]  # (B, key, query)
+    causal = np.arange(T)[:, None] <= np.arange(T)  # (key, query)
+    visible = causal[:, None] & (tokens != PAD).T[:, :, None]  # (key, B, query)
     mask: np.ndarray = np.where(visible, dtype.type(0), dtype.type(-np.inf))
-    return mask[:, None]
+    return mask[:, :, None]
 
 
 def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
@@ -187,13 +215,12 @@ def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
 def token_nll(model: MiniGPT, store: TokenStore, tape: Tape, batch_size: int = 32) -> np.ndarray:
     """-log p of every target of a store, in nats, float64, in the order of its tokens (``<bos>`` is no target).
 
-    Runs without dropout and without recording; ``tape`` lends its memory and its rounding.
+    Runs without dropout; ``tape`` must not record, and lends its rounding.
     """
     parts = []
     for start in range(0, len(store), batch_size):
-        tape.reset()
         shard = pad(store, np.arange(start, min(start + batch_size, len(store))))
-        logits = model.logits(tape, shard.tokens)[shard.loss_mask].astype(np.float64)  # (targets, V)
+        logits = model.logits(tape, shard.tokens).astype(np.float64)  # (N, V)
         logits -= logits.max(axis=1, keepdims=True)
         target_logits = logits[np.arange(len(logits)), shard.targets[shard.loss_mask]]
         parts.append(np.log(np.exp(logits).sum(axis=1)) - target_logits)

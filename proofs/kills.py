@@ -67,6 +67,10 @@ if "KILL_BEFORE" in os.environ:
 """
 
 
+# DVC writes these in place. A kill in that moment leaves half of one, and dvc repro then says so and stops. The first
+# is taken from git; the second, which says what running commands hold which file, can be deleted.
+DVCS_OWN = ("dvc.lock", ".dvc/tmp/rwlock")
+
 TRAIN = (sys.executable, "-c", "from stages import train; train.produce()")
 
 
@@ -78,7 +82,7 @@ class Project:
         hooks = self.path / "hooks"
         hooks.mkdir()
         (hooks / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        self.locks_cut = 0  # how often a kill hit DVC while it was writing dvc.lock
+        self.cut = dict.fromkeys(DVCS_OWN, 0)  # how often a kill hit DVC while it was writing this file
         self.environment = {**os.environ, "PYTHONPATH": f"{hooks}:{self.path}", "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.command("dvc", "init", "--no-scm", "--quiet").communicate()
@@ -109,21 +113,24 @@ class Project:
         """Run ``dvc repro`` to the end; what it printed."""
         process = self.repro()
         printed, _ = process.communicate()
-        if process.returncode != 0 and "'./dvc.lock'" in printed and not self.lock_is_whole():
-            # DVC writes its lock file in place. A kill in that moment leaves half of it, and the user takes it
-            # from git.
-            (self.path / "dvc.lock").unlink()
-            self.locks_cut += 1
+        cut = next((name for name in DVCS_OWN if process.returncode != 0 and self.is_cut(name)), None)
+        if cut is not None:
+            (self.path / cut).unlink()
+            self.cut[cut] += 1
             return self.finish()
         if process.returncode != 0:
             raise UserError(f"dvc repro failed:\n{printed}")
         return printed
 
-    def lock_is_whole(self) -> bool:
+    def is_cut(self, name: str) -> bool:
+        """True when one of DVC's own files is there, but not whole."""
         try:
-            return isinstance(yaml.safe_load((self.path / "dvc.lock").read_text())["stages"], dict)
-        except (yaml.YAMLError, TypeError, KeyError):
+            content = yaml.safe_load((self.path / name).read_text())  # JSON is YAML too
+        except FileNotFoundError:
             return False
+        except yaml.YAMLError:
+            return True
+        return not isinstance(content, dict) or (name == "dvc.lock" and not isinstance(content.get("stages"), dict))
 
     def left(self) -> dict[str, bytes]:
         """Everything that the run has left, and DVC's lock file."""
@@ -287,9 +294,10 @@ def main() -> None:
         print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} write operation")
         unnoticed = negative_controls(project, reference)
         print(f"negative controls: {len(LOST) - len(unnoticed)} of {len(LOST)} losses noticed ({', '.join(LOST)})")
+        own = ", ".join(f"{name} {times} times" for name, times in project.cut.items())
         print(
             f"{arguments.kills} random kills in {runs} runs, {operations} kills at writes: all outs and batches equal; "
-            f"DVC's own dvc.lock was cut {project.locks_cut} times and taken anew; {time.monotonic() - start:.0f} s"
+            f"files of DVC's own cut and removed: {own}; {time.monotonic() - start:.0f} s"
         )
     if unnoticed:
         raise UserError(f"not noticed: {', '.join(unnoticed)}")

@@ -32,7 +32,7 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for split in HELD_OUT:
         store = batches.stores[split]
-        nll = token_nll(export.model(), store, Tape(np.float32, recording=False))
+        nll = token_nll(export.model(), store, Tape(recording=False))
         add_alpha = {
             str(n): perplexity(add_alpha_nll(train, store, n, ngram.alpha, vocab_size))
             for n in range(1, ngram.max_order + 1)

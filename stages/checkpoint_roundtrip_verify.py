@@ -38,9 +38,9 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
     digests, recorded = checkpoint.machine_digests(tensors), export.manifest["state_digests"]
     machines = {machine: digest == recorded.get(machine) for machine, digest in digests.items()}
 
-    probe_layout: files.Layout = {"tokens": ("int64", (None, None)), "logits": ("float64", (None, None, n_shown))}
+    probe_layout: files.Layout = {"tokens": ("int64", (None, None)), "logits": ("float64", (None, n_shown))}
     probe = files.load_tensors(probe_path, probe_layout, digest_of(probe_path))
-    logits = export.model(np.float64).logits(Tape(np.float64, recording=False), probe["tokens"])
+    logits = export.model(np.float64).logits(Tape(recording=False), probe["tokens"])
 
     # Saving what was loaded gives the same file; going on from the kept checkpoint ends in the same state.
     saved = {path: files.read_bytes(path) for path in (export.path, state_path, kept_path)}

@@ -74,14 +74,14 @@ def measure(params: Params, batches: Batches, export: Export) -> tuple[dict[str,
 
 
 def _activations(model: MiniGPT, shard: Microshard, rounding: Format | None) -> dict[str, np.ndarray]:
-    """What leaves each layer at the real positions: (positions, channels) by name, in order."""
+    """What leaves each layer: (positions, channels) by name, in order."""
     taps: dict[str, np.ndarray] = {}
-    model.logits(Tape(np.float32, recording=False, rounding=rounding.round if rounding else None), shard.tokens, taps)
-    return {layer: x[shard.loss_mask.reshape(-1)] for layer, x in taps.items()}
+    model.logits(Tape(recording=False, rounding=rounding.round if rounding else None), shard.tokens, taps)
+    return taps
 
 
 def _perplexity(model: MiniGPT, store: TokenStore, rounding: Format | None) -> float | None:
-    tape = Tape(np.float32, recording=False, rounding=rounding.round if rounding else None)
+    tape = Tape(recording=False, rounding=rounding.round if rounding else None)
     return _finite(np.exp(token_nll(model, store, tape).mean()))
 
 

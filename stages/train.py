@@ -112,7 +112,7 @@ def probe(state: TrainState, params: Params, val_set: TokenStore) -> files.Tenso
     """A few validation sequences and the model's float64 logits for them, computed from the weights in memory."""
     tokens = pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
     model = model_of(state.best_weights, params.model, params.tokenizer.vocab_size, np.float64)
-    return {"tokens": tokens.astype(np.int64), "logits": model.logits(Tape(np.float64, recording=False), tokens)}
+    return {"tokens": tokens.astype(np.int64), "logits": model.logits(Tape(recording=False), tokens)}
 
 
 def export(

@@ -62,9 +62,9 @@ def test_the_whole_models_gradients_are_those_of_finite_differences(p):
         dropout = Dropout(p, p, p, np.random.Generator(np.random.SFC64(3))) if p else None
         return model.loss(tape, shard, shard.n_targets, dropout)
 
-    tape = Tape(np.float64)
+    tape = Tape()
     tape.backward(loss(tape), np.ones(1))
-    numeric = numeric_gradient(lambda: float(loss(Tape(np.float64, recording=False)).data[0]), weights, 1e-5)
+    numeric = numeric_gradient(lambda: float(loss(Tape(recording=False)).data[0]), weights, 1e-5)
     assert np.count_nonzero(grads) > 0.95 * len(grads)
     for name, view in model.views(grads).items():
         assert relative_error(view, model.views(numeric)[name]) <= 1e-6, name
@@ -74,7 +74,7 @@ def test_the_locked_models_gradient_along_random_directions():
     """Too many parameters to perturb one by one: the slope along a direction is the gradient's product with it."""
     model, weights, grads = make(LOCKED, 64)
     shard = pad(random_store(6, seed=5, vocab_size=64, longest=33), np.arange(6))
-    tape = Tape(np.float64)
+    tape = Tape()
     tape.backward(model.loss(tape, shard, shard.n_targets), np.ones(1))
     start = weights.copy()
     for seed in range(5):
@@ -83,7 +83,7 @@ def test_the_locked_models_gradient_along_random_directions():
         values = []
         for step in (1e-4, -1e-4):
             weights[:] = start + step * direction
-            values.append(float(model.loss(Tape(np.float64, recording=False), shard, shard.n_targets).data[0]))
+            values.append(float(model.loss(Tape(recording=False), shard, shard.n_targets).data[0]))
         slope = (values[0] - values[1]) / 2e-4
         assert abs(slope - grads @ direction) <= 1e-6 * abs(slope)
 
@@ -92,9 +92,9 @@ def test_a_later_token_changes_no_earlier_logit():
     model, _, _ = make()
     tokens = np.array([[1, 5, 6, 7, 8]])
     changed = np.array([[1, 5, 6, 9, 8]])
-    before, after = (model.logits(Tape(np.float64), t).copy() for t in (tokens, changed))
-    assert np.array_equal(before[:, :3], after[:, :3])
-    assert not np.array_equal(before[:, 3:], after[:, 3:])
+    before, after = (model.logits(Tape(), t).copy() for t in (tokens, changed))
+    assert np.array_equal(before[:3], after[:3])
+    assert not np.array_equal(before[3:], after[3:])
 
 
 def test_pads_change_neither_loss_nor_gradient():
@@ -106,7 +106,7 @@ def test_pads_change_neither_loss_nor_gradient():
         grads[:] = 0
         total = 0.0
         for shard in shards:
-            tape = Tape(np.float64)
+            tape = Tape()
             loss = model.loss(tape, shard, together.n_targets)
             tape.backward(loss, np.ones(1))
             total += float(loss.data[0])
@@ -120,13 +120,13 @@ def test_the_attention_mask_hides_the_future_and_pads():
     mask = attention_mask(np.array([[1, 4, 0]]), np.dtype(np.float32))
     assert mask.dtype == np.float32
     hidden = -np.inf
-    assert mask[0, 0].tolist() == [[0, 0, 0], [hidden, 0, 0], [hidden, hidden, hidden]]
+    assert mask[:, 0, 0].tolist() == [[0, 0, 0], [hidden, 0, 0], [hidden, hidden, hidden]]
 
 
 def test_a_fresh_model_knows_nothing():
     model, _, _ = make(LOCKED, 64, np.float32)
     store = random_store(16, seed=7, vocab_size=64, longest=33)
-    nll = token_nll(model, store, Tape(np.float32, recording=False))
+    nll = token_nll(model, store, Tape(recording=False))
     assert len(nll) == (store.lengths - 1).sum()
     assert abs(nll.mean() - math.log(64)) < 0.5
 
@@ -135,23 +135,43 @@ def test_token_nll_is_the_loss_whatever_the_batch_size():
     model, _, _ = make()
     store = random_store(9, seed=8)
     shard = pad(store, np.arange(9))
-    loss = float(model.loss(Tape(np.float64), shard, shard.n_targets).data[0])
+    loss = float(model.loss(Tape(), shard, shard.n_targets).data[0])
     for batch_size in (1, 4, 32):
-        nll = token_nll(model, store, Tape(np.float64, recording=False), batch_size)
+        nll = token_nll(model, store, Tape(recording=False), batch_size)
         np.testing.assert_allclose(nll.mean(), loss, rtol=1e-12)
 
 
 def test_dropout_drops_the_right_share_and_keeps_the_mean():
-    tape = Tape(np.float32)
-    keep = Dropout(0.3, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(tape, 0.3, (400, 500))
-    assert set(np.unique(keep)) == {np.float32(0), np.float32(1 / 0.7)}
-    assert abs((keep == 0).mean() - 0.3) < 0.005
-    assert Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(tape, 0.0, (2, 2)) is None
+    def keep(p, shape):
+        return Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(p, shape, np.dtype(np.float32))
+
+    kept = keep(0.3, (401, 501))
+    assert set(np.unique(kept)) == {np.float32(0), np.float32(1 / 0.7)}
+    assert abs((kept == 0).mean() - 0.3) < 0.005
+    assert abs(kept.mean() - 1) < 0.005
+    assert keep(0.0, (2, 2)) is None
+    assert keep(0.5, (1,)).shape == (1,)
+
+
+def test_dropout_drops_independently_at_every_place():
+    dropout = Dropout(0, 0.2, 0.4, np.random.Generator(np.random.SFC64(1)))
+    keeps = dropout.of_blocks(2, attention=(5, 6, 7, 8), residual=(300, 8), dtype=np.dtype(np.float32))
+    assert [keep.attention.shape for keep in keeps] == [(5, 6, 7, 8)] * 2
+    residuals = [keep.after_attention for keep in keeps] + [keep.after_ffn for keep in keeps]
+    dropped = np.array([(keep == 0).ravel() for keep in residuals], dtype=float)
+    assert np.abs(dropped.mean(axis=1) - 0.2).max() < 0.03
+    correlation = np.corrcoef(dropped)
+    assert np.abs(correlation - np.eye(4)).max() < 0.1
+    assert abs((keeps[0].attention == 0).mean() - 0.4) < 0.04
+    assert not np.array_equal(keeps[0].attention, keeps[1].attention)
 
 
 def test_microshards_split_the_batch_by_length():
     store = random_store(11, seed=9)
     shards = make_microshards(store, np.arange(11), 3)
     assert sum(len(shard.tokens) for shard in shards) == 11
-    assert [shard.tokens.shape[1] for shard in shards] == sorted((s.tokens.shape[1] for s in shards), reverse=True)
+    widths = [shard.tokens.shape[1] for shard in shards]
+    assert widths == sorted(widths, reverse=True)
+    sizes = [shard.n_targets for shard in shards]
+    assert max(sizes) - min(sizes) <= 2 * max(widths)  # about as much work for each
     assert all(shard.loss_mask.any(axis=0).all() for shard in shards)  # no column is all padding

@@ -75,7 +75,7 @@ def test_the_model_is_the_reference(config, vocab_size):
     weights += 0.3 * rng.normal(size=weights.shape)  # gains and biases away from 1 and 0, scores away from 0
     model.bind(weights, np.zeros_like(weights))
     tokens = np.array([1, *rng.integers(4, vocab_size, size=config.context - 1)])
-    got = model.logits(Tape(np.float64, recording=False), tokens[None])[0]
+    got = model.logits(Tape(recording=False), tokens[None])
     np.testing.assert_allclose(got, reference_logits(model.views(weights), config, tokens), rtol=1e-9, atol=1e-9)
 
 
@@ -115,7 +115,7 @@ def reference_run(params, train_set, val_set):
             averaged.bind(ema, np.zeros_like(ema))
             for i in range(len(val_set)):
                 sequence = val_set.tokens[val_set.offsets[i] : val_set.offsets[i + 1]].astype(int)
-                logits = averaged.logits(Tape(np.float64, recording=False), sequence[None, :-1])[0]
+                logits = averaged.logits(Tape(recording=False), sequence[None, :-1])
                 total += sum(math.log(np.exp(row).sum()) - row[t] for row, t in zip(logits, sequence[1:], strict=True))
                 n += len(sequence) - 1
             evaluations.append((step, total / n, ema.copy()))
@@ -124,7 +124,7 @@ def reference_run(params, train_set, val_set):
         ids, epoch, position = batch_ids(len(train_set), params.seed, epoch, position, params.batch_size)
         shard = pad(train_set, ids)
         grads[:] = 0
-        tape = Tape(np.float64)
+        tape = Tape()
         loss = model.loss(tape, shard, int(shard.loss_mask.sum()))
         tape.backward(loss, np.ones(1))
         norm = float(np.linalg.norm(grads))
@@ -199,5 +199,5 @@ def test_embedding_dropout_drops_in_training_and_never_in_evaluation(train_set, 
     for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
         pass
     _, _, log, evaluations = reference_run(dataclasses.replace(NO_DROPOUT, steps=1), train_set, val_set)
-    assert state.log[0][0] != pytest.approx(log[0][0], rel=1e-4)
+    assert state.log[0][2] != pytest.approx(log[0][2], rel=1e-2)  # grad_norm: the loss of a fresh model is ln V anyway
     assert state.evaluations[0][1] == pytest.approx(evaluations[0][1], rel=1e-5)

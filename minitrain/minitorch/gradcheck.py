@@ -19,7 +19,7 @@ def gradcheck(op: Op, inputs: Sequence[np.ndarray], settings: dict[str, Any], ep
 
     def run(arrays: Sequence[np.ndarray]) -> tuple[Tape, list[Tensor], Tensor, float]:
         nonlocal weighting
-        tape = Tape(np.float64)
+        tape = Tape()
         tensors = [Tensor(array) for array in arrays]
         output = op(tape, *tensors, **settings)
         if weighting is None:

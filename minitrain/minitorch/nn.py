@@ -89,4 +89,4 @@ class Embedding(Module):
         self.weight = Parameter(vocab_size, n_channels)
 
     def __call__(self, tape: Tape, tokens: np.ndarray) -> Tensor:
-        return ops.embedding(tape, self.weight, tokens=tokens.reshape(-1))
+        return ops.embedding(tape, self.weight, tokens=tokens)

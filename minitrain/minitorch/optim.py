@@ -54,10 +54,9 @@ def adamw_step(
     # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
     np.multiply(decay, weights, out=scratch)
     weights -= np.multiply(scratch, real(lr), out=scratch)
-    # m_hat / (sqrt(v_hat) + eps), with the bias corrections 1 - beta^t taken out of the vectors.
-    update = np.sqrt(state.v, out=scratch)
-    update *= real(1 / math.sqrt(1 - beta2**state.t))
-    update += real(eps)
-    np.divide(state.m, update, out=update)
-    update *= real(lr / (1 - beta1**state.t))
-    weights -= update
+    # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors.
+    rate = lr / (1 - beta1**state.t)
+    scaled = np.sqrt(state.v, out=scratch)  # will be (sqrt(v_hat) + eps) / rate
+    scaled *= real(1 / (rate * math.sqrt(1 - beta2**state.t)))
+    scaled += real(eps / rate)
+    weights -= np.divide(state.m, scaled, out=scaled)

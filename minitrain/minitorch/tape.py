@@ -12,10 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minitrain.minitorch.arena import Arena
-
-Empty = Callable[[tuple[int, ...]], np.ndarray]  # Arena.empty: where operations put their results
-
 
 class Tensor:
     """An array and, after the reverse pass, the gradient of the loss with respect to it (same shape)."""
@@ -49,8 +45,8 @@ class Parameter(Tensor):
 class Op:
     """An operation and its gradient.
 
-    ``forward(empty, *arrays, **settings)`` returns the result and what the gradient will need;
-    ``backward(empty, dout, *saved)`` returns the gradients of the arrays, in their order. Neither
+    ``forward(*arrays, **settings)`` returns the result and what the gradient will need;
+    ``backward(dout, *saved)`` returns the gradients of the arrays, in their order. Neither
     changes its inputs. Settings (token ids, masks, rotations) have no gradient.
     """
 
@@ -71,51 +67,46 @@ class Record(NamedTuple):
 
 
 class Tape:
-    """The records of one forward pass and the memory of everything it computes.
+    """The records of one forward pass.
 
     ``recording=False`` keeps no records, for evaluation. ``rounding``, if given, is applied to the
     result of every operation: it simulates activations in a narrower format.
     """
 
-    def __init__(
-        self,
-        dtype: np.typing.DTypeLike,
-        recording: bool = True,
-        rounding: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> None:
-        self.arena = Arena(dtype)
+    def __init__(self, recording: bool = True, rounding: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
         self.records: list[Record] = []
         self.recording = recording
         self.rounding = rounding
 
-    def reset(self) -> None:
-        """Forget the records and reuse the memory: all tensors made on this tape become invalid."""
-        self.records.clear()
-        self.arena.reset()
-
     def apply(self, op: Op, inputs: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
         """Compute ``op`` and append its record."""
-        data, saved = op.forward(self.arena.empty, *(tensor.data for tensor in inputs), **settings)
+        data, saved = op.forward(*(tensor.data for tensor in inputs), **settings)
         output = Tensor(data if self.rounding is None else self.rounding(data))
         if self.recording:
             self.records.append(Record(op, inputs, output, saved))
         return output
 
     def backward(self, output: Tensor, dout: np.ndarray) -> None:
-        """Add the gradients of ``(output * dout).sum()`` to every tensor that ``output`` was made of."""
+        """Add the gradients of ``(output * dout).sum()`` to every tensor that ``output`` was made of.
+
+        Uses up the records: what a record has saved is free, for later gradients, as soon as it was used.
+        """
         output.grad = dout
-        for record in reversed(self.records):
-            dout_here, record.output.grad = record.output.grad, None  # used once, then free
-            if dout_here is None:
-                continue  # the output does not depend on this record
-            grads = record.op.backward(self.arena.empty, dout_here, *record.saved)
-            for tensor, grad in zip(record.inputs, grads, strict=True):
-                if grad is None:
-                    continue
-                if isinstance(tensor, Parameter):
-                    assert tensor.grad is not None, "a parameter needs Module.bind before it can be trained"
-                    tensor.grad += grad
-                elif tensor.grad is None:
-                    tensor.grad = grad
-                else:  # not in place: an operation may hand one array to two inputs
-                    tensor.grad = np.add(tensor.grad, grad, out=self.arena.empty(grad.shape))
+        while self.records:
+            self._backward_of(self.records.pop())
+
+    def _backward_of(self, record: Record) -> None:
+        dout, record.output.grad = record.output.grad, None  # used once, then free
+        if dout is None:
+            return  # the output does not depend on this record
+        grads = record.op.backward(dout, *record.saved)
+        for tensor, grad in zip(record.inputs, grads, strict=True):
+            if grad is None:
+                continue
+            if isinstance(tensor, Parameter):
+                assert tensor.grad is not None, "a parameter needs Module.bind before it can be trained"
+                tensor.grad += grad
+            elif tensor.grad is None:
+                tensor.grad = grad
+            else:  # not in place: an operation may hand one array to two inputs
+                tensor.grad = tensor.grad + grad
