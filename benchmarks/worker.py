@@ -1,0 +1,67 @@
+"""One contender in a process of its own, told what to do line by line: so only one runs at a time.
+
+    python -m benchmarks.worker NAME WORK
+
+Each line on standard input is a command, each answer a line of JSON: ``steps N`` gives the seconds of
+each of N steps, ``check FILE`` writes loss and gradients of the first batch to FILE, ``memory`` gives
+the peak in bytes.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.workload import Contender, Work
+from minitrain import files
+
+CONTENDERS = ("numpy", "torch-eager-1", "torch-eager", "torch-compile", "jax")
+
+
+def build(name: str, work: Work) -> Contender:
+    """The contender of this name. Imports only what it needs."""
+    if name == "numpy":
+        from benchmarks.contenders import numpy_
+
+        return numpy_.build(work)
+    if name == "jax":
+        from benchmarks.contenders import jax_
+
+        return jax_.build(work)
+    from benchmarks.contenders import torch_
+
+    threads = 1 if name.endswith("-1") else len(os.sched_getaffinity(0))
+    return torch_.build(work, threads, compiled="compile" in name)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    contender = build(sys.argv[1], Work.load(Path(sys.argv[2])))
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        answer: object
+        if command == "steps":
+            answer = []
+            for _ in range(int(argument)):
+                start = time.perf_counter()
+                contender.step()
+                answer.append(time.perf_counter() - start)
+        elif command == "check":
+            loss, grads = contender.loss_and_grads()
+            files.save_tensors(Path(argument), {**grads, "loss": np.asarray(loss)})
+            answer = loss
+        else:
+            answer = peak_memory()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

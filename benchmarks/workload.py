@@ -1,0 +1,91 @@
+"""What all contenders train: one configuration, one start, one sequence of batches.
+
+A workload is a file, so that processes which share nothing else begin with the same numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minitrain import files
+from minitrain.batches import TokenStore, batch_ids, pad
+from minitrain.loop import initial_state
+from minitrain.model import MiniGPT
+from minitrain.params import ModelParams, TrainParams
+from minitrain.tokenizer import BOS, EOS
+
+
+class Batch(NamedTuple):
+    """Padded rows, as every peer takes them: (B, T) int64; the target of a pad is PAD."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+
+
+class Contender(NamedTuple):
+    """One way to train."""
+
+    step: Callable[[], float]  # the next batch, to updated weights; the loss
+    loss_and_grads: Callable[[], tuple[float, dict[str, np.ndarray]]]  # of the first batch, without dropout
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model, how it is trained, on what, and from where."""
+
+    model: ModelParams
+    train: TrainParams
+    vocab_size: int
+    store: TokenStore
+    weights: np.ndarray  # flat, float32
+
+    def named_weights(self) -> dict[str, np.ndarray]:
+        """The initial weights by name."""
+        return MiniGPT(self.model, self.vocab_size).views(self.weights)
+
+    def batches(self, n: int) -> list[Batch]:
+        """The first n batches, in the order in which minitrain.loop takes them, each padded to its longest row."""
+        result, epoch, position = [], 0, 0
+        for _ in range(n):
+            ids, epoch, position = batch_ids(len(self.store), self.train.seed, epoch, position, self.train.batch_size)
+            shard = pad(self.store, ids)
+            result.append(Batch(shard.tokens, shard.targets))
+        return result
+
+    def real_tokens(self, n: int) -> int:
+        """How many of the tokens in the first n batches are not padding."""
+        return sum(int(np.count_nonzero(batch.targets)) for batch in self.batches(n))
+
+    def save(self, path: Path) -> None:
+        """Write everything to two files, ``path`` and a JSON file beside it."""
+        files.save_tensors(path, {**self.store.arrays(), "weights": self.weights})
+        files.write_json(
+            path.with_suffix(".json"),
+            {"model": asdict(self.model), "train": asdict(self.train), "vocab_size": self.vocab_size},
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Work":
+        """What ``save`` wrote."""
+        config = files.read_json(path.with_suffix(".json"))
+        tensors = files.decode_tensors(files.read_bytes(path), str(path))
+        weights = tensors.pop("weights")
+        model, train = ModelParams(**config["model"]), TrainParams(**config["train"])
+        return cls(model, train, config["vocab_size"], TokenStore(**tensors), weights)
+
+
+def make_work(model: ModelParams, train: TrainParams, vocab_size: int, store: TokenStore) -> Work:
+    """A workload with the weights that minitrain would begin with."""
+    return Work(model, train, vocab_size, store, initial_state(model, train, vocab_size).weights)
+
+
+def random_store(n: int, length: int, vocab_size: int) -> TokenStore:
+    """n sequences of random tokens, all of one length: nothing is padding."""
+    tokens = np.random.Generator(np.random.PCG64(0)).integers(4, vocab_size, size=(n, length)).astype(np.uint16)
+    tokens[:, 0], tokens[:, -1] = BOS, EOS
+    return TokenStore(
+        tokens.reshape(-1), np.arange(n + 1) * length, np.arange(n, dtype=np.int32), np.zeros(n, np.uint8)
+    )
