@@ -32,17 +32,13 @@ T_95 = {5: 2.776, 10: 2.262, 20: 2.093}  # Student's t, 97.5 % quantile, for n v
 
 def run_seed(params: Params, seed: int) -> dict[str, float]:
     """Train one seed; perplexities and ratios on val and test."""
-    rows = [
-        row
-        for row in corpus.read_corpus(Path(params.data.shards), Path(params.data.manifest))
-        if row.label == "correct"
-    ]
+    rows = corpus.read_corpus(Path(params.data.shards), Path(params.data.manifest)).examples
     split_of = split_cells(rows, params.split.by, seed, params.split.val_fraction, params.split.test_fraction)
     rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
     vocab_size = params.tokenizer.vocab_size
-    bpe = tokenizer.train(sequences.sequence_texts(rows_of["train"]), vocab_size)
-    ids = {cell: index for index, cell in enumerate(sorted(split_of))}
-    stores = {split: sequences.make_store(rows_of[split], ids, bpe, params.model.context)[0] for split in SPLITS}
+    bpe = tokenizer.train(sequences.SequenceTexts(rows_of["train"]), vocab_size)
+    cells = sorted(split_of)
+    stores = {split: sequences.make_store(rows_of[split], cells, bpe, params.model.context)[0] for split in SPLITS}
 
     settings = dataclasses.replace(params.train, seed=seed)
     state = initial_state(params.model, settings, vocab_size)

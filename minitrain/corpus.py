@@ -3,19 +3,25 @@
 ``python -m minitrain.corpus`` turns ``data/verbs.yaml`` into ``data/shards/`` and
 ``data/MANIFEST.json``, byte for byte the same each time. ``python -m minitrain.corpus --pin SHARDS
 MANIFEST`` writes the manifest of shards that you made yourself. ``read_corpus`` is how the pipeline
-reads either; it believes nothing that it has not checked.
+reads either; it believes nothing that it has not checked, and takes the rows one by one: a corpus of
+millions fits into memory as its correct sentences do.
 """
 
 import argparse
 import hashlib
+import io
 import json
+import sys
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from minitrain import conjugation, files
@@ -53,7 +59,21 @@ class Row:
         return cell_name(self.verb_lemma, self.tense, self.person)
 
 
+class Example(NamedTuple):
+    """What the pipeline needs of a correct row."""
+
+    cell: str
+    verb_lemma: str
+    tense: str
+    person: str | None
+    english_regularity: str
+    spanish_regularity: str
+    spanish: str
+    text: str
+
+
 KEYS = tuple(Row.__dataclass_fields__)
+TYPES: dict[str, type] = {key: int if key == "seed" else str for key in KEYS}
 NULLABLE = ("person", "mis_conjugation_type", "correct_form")
 CHOICES = {
     "tense": TENSES,
@@ -91,9 +111,9 @@ def parse_row(line: str, where: str) -> Row:
         if key not in value:
             raise UserError(f"{where}: key '{key}' is missing. A row has the keys {', '.join(KEYS)}.")
     for key, content in value.items():
-        if key not in KEYS:
+        expected = TYPES.get(key)
+        if expected is None:
             raise UserError(f"{where}: unknown key '{key}'. A row has the keys {', '.join(KEYS)}.")
-        expected: type = int if key == "seed" else str
         if type(content) is not expected and not (content is None and key in NULLABLE):
             raise UserError(
                 f"{where}: key '{key}': expected {expected.__name__}, got {type(content).__name__}: {content!r:.60}."
@@ -133,8 +153,48 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    """All rows of a folder's ``*.jsonl``, in order, and the manifest that describes them; see ``check_shards``."""
+# A shard's name and how to go through its lines, from the disk or from memory.
+Shards = Mapping[Path, Callable[[], Iterable[bytes]]]
+
+
+@dataclass
+class Census:
+    """What some shards hold."""
+
+    shards: list[dict[str, Any]]  # file, rows, sha256
+    examples: list[Example]  # the correct rows, in order
+    labels: Counter[str]
+    tenses: Counter[str]
+    mistakes: Counter[str]
+    by_cell: dict[str, tuple[int, int]]  # how many correct and mis-conjugated rows
+
+    def manifest(self) -> Iterator[str]:
+        """The text of the manifest that describes the shards, in pieces: canonical JSON."""
+        counts = {
+            "rows": self.labels.total(),
+            "label": self.labels,
+            "tense": self.tenses,
+            "mis_conjugation_type": self.mistakes,
+            "cell": {},
+        }
+        whole = files.canonical_json({"schema_version": SCHEMA_VERSION, "shards": self.shards, "counts": counts})
+        # The cells one by one: as a tree of objects they would be larger than all the rest of the corpus.
+        before, after = whole.split('"cell": {}')
+        yield before + '"cell": {'
+        quoted = json.JSONEncoder(ensure_ascii=False).encode
+        for index, name in enumerate(sorted(self.by_cell)):
+            correct, wrong = self.by_cell[name]
+            counts_of_cell = f'{{\n        "correct": {correct},\n        "mis_conjugated": {wrong}\n      }}'
+            yield f"{',' if index else ''}\n      {quoted(name)}: {counts_of_cell}"
+        yield ("\n    }" if self.by_cell else "}") + after
+
+
+def read_shards(folder: Path) -> Census:
+    """What the ``*.jsonl`` of a folder hold, see ``take_census``."""
+    return take_census(_shards(folder))
+
+
+def _shards(folder: Path) -> Shards:
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of shards, found none. See data.shards in params.yaml.")
     paths = sorted(folder.glob("*.jsonl"))
@@ -142,60 +202,137 @@ def read_shards(folder: Path) -> tuple[list[Row], dict[str, Any]]:
         raise UserError(
             f"{folder}: expected at least one shard (*.jsonl), found none. Make them with: python -m minitrain.corpus"
         )
-    return check_shards({path: files.read_text(path) for path in paths})
+    return {path: partial(files.read_lines, path) for path in paths}
 
 
-def check_shards(texts: Mapping[Path, str]) -> tuple[list[Row], dict[str, Any]]:
-    """All rows of some shards, in order, and the manifest that describes them.
+def read_rows(shards: Shards) -> Iterator[tuple[str, Row]]:
+    """Every row with its place, ``file:line``."""
+    for path, lines in shards.items():
+        for number, line in enumerate(lines(), start=1):
+            where = f"{path}:{number}"
+            yield where, parse_row(files.decode_line(line, where), where)
+
+
+def take_census(shards: Shards) -> Census:
+    """Go through some shards and check them as a whole.
 
     Raises UserError for a row against the schema, a duplicate id, text or cell, and a wrong row that
     contradicts the right one of its cell.
     """
-    rows: list[Row] = []
-    shards = []
+    census = Census([], [], Counter(), Counter(), Counter(), {})
+    # What must be unique or agree is remembered as 64-bit hashes; whether a match is one is asked afterwards.
+    unique: dict[str, array[int]] = {kind: array("q") for kind in ("id", "fingerprint", "cell")}
+    right: dict[str, array[int]] = {kind: array("q") for kind in ("cell", "text")}
+    wrong: dict[str, array[int]] = {kind: array("q") for kind in ("cell", "text")}
+    known_counts: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for all cells with the same counts
+    for path, lines in shards.items():
+        digest, n_rows = hashlib.sha256(), 0
+
+        def hashed(lines: Iterable[bytes] = lines(), digest: Any = digest) -> Iterator[bytes]:
+            for line in lines:
+                digest.update(line)
+                yield line
+
+        for _, row in read_rows({path: hashed}):
+            n_rows += 1
+            name = row.cell
+            correct = row.label == "correct"
+            unique["id"].append(hash(row.id))
+            unique["fingerprint"].append(hash(row.fingerprint))
+            form = right if correct else wrong
+            form["cell"].append(hash(name))
+            form["text"].append(hash(row.text if correct else row.correct_form))
+            census.labels[row.label] += 1
+            census.tenses[row.tense] += 1
+            if row.mis_conjugation_type:
+                census.mistakes[row.mis_conjugation_type] += 1
+            n_correct, n_wrong = census.by_cell.get(name, (0, 0))
+            counts = (n_correct + 1, n_wrong) if correct else (n_correct, n_wrong + 1)
+            census.by_cell[name] = known_counts.setdefault(counts, counts)
+            if correct:
+                census.examples.append(_example(row, name))
+        census.shards.append({"file": path.name, "rows": n_rows, "sha256": digest.hexdigest()})
+    unique["cell"] = right["cell"]
+    if any(_has_duplicates(hashes) for hashes in unique.values()) or _contradict(right, wrong):
+        _name_the_problem(shards)
+    return census
+
+
+def _example(row: Row, name: str) -> Example:
+    few = (row.verb_lemma, row.tense, row.english_regularity, row.spanish_regularity)
+    verb, tense, english, spanish = map(sys.intern, few)  # one string for all rows that have it
+    person = None if row.person is None else sys.intern(row.person)
+    return Example(name, verb, tense, person, english, spanish, row.spanish, row.text)
+
+
+def _has_duplicates(hashes: "array[int]") -> bool:
+    return len(np.unique(np.frombuffer(hashes, dtype=np.int64))) < len(hashes)
+
+
+def _contradict(right: "dict[str, array[int]]", wrong: "dict[str, array[int]]") -> bool:
+    """True when a wrong row's correct form is not that of its cell's correct row (cells of which are unique)."""
+    cells, texts, wrong_cells, wrong_texts = (
+        np.frombuffer(rows[kind], dtype=np.int64) for rows in (right, wrong) for kind in ("cell", "text")
+    )
+    if len(cells) == 0:
+        return False
+    order = np.argsort(cells)
+    at = np.minimum(np.searchsorted(cells, wrong_cells, sorter=order), len(cells) - 1)
+    found = order[at]
+    return bool(np.any((cells[found] == wrong_cells) & (texts[found] != wrong_texts)))
+
+
+def _name_the_problem(shards: Shards) -> None:
+    """Go through the shards again, remembering every text, and raise the UserError that says what is wrong where."""
     place: dict[tuple[str, str], str] = {}  # what must be unique -> where it was seen first
-    for path, text in texts.items():
-        lines = text.removesuffix("\n").split("\n") if text else []
-        for number, line in enumerate(lines, start=1):
-            where = f"{path}:{number}"
-            row = parse_row(line, where)
-            unique = [("id", row.id), ("fingerprint", row.fingerprint)]
-            if row.label == "correct":
-                unique.append(("cell", row.cell))
-            for kind, key in unique:
-                first = place.setdefault((kind, key), where)
-                if first != where:
-                    raise UserError(
-                        f"{where}: duplicate {kind}: {row.id} ({row.text!r}) repeats {first}. Remove one of the two."
-                    )
-            rows.append(row)
-        shards.append({"file": path.name, "rows": len(lines), "sha256": files.sha256(text.encode())})
-    right = {row.cell: row for row in rows if row.label == "correct"}
-    for row in rows:
-        if row.label == "mis_conjugated" and row.cell in right and row.correct_form != right[row.cell].text:
+    right: dict[str, str] = {}
+    for where, row in read_rows(shards):
+        unique = [("id", row.id), ("fingerprint", row.fingerprint)]
+        if row.label == "correct":
+            unique.append(("cell", row.cell))
+            right[row.cell] = row.text
+        for kind, key in unique:
+            first = place.setdefault((kind, key), where)
+            if first != where:
+                raise UserError(
+                    f"{where}: duplicate {kind}: {row.id} ({row.text!r}) repeats {first}. Remove one of the two."
+                )
+    for where, row in read_rows(shards):
+        if row.label == "mis_conjugated" and right.get(row.cell, row.correct_form) != row.correct_form:
             raise UserError(
-                f"{place['id', row.id]}: key 'correct_form': expected {right[row.cell].text!r} as in "
-                f"{place['cell', row.cell]}, got {row.correct_form!r}."
+                f"{where}: key 'correct_form': expected {right[row.cell]!r} as in {place['cell', row.cell]}, got "
+                f"{row.correct_form!r}."
             )
-    return rows, {"schema_version": SCHEMA_VERSION, "shards": shards, "counts": _counts(rows)}
 
 
-def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
-    """All rows of the shards in ``folder``, after checking them against the schema and the manifest."""
-    manifest = files.read_json(manifest_path)
+def read_corpus(folder: Path, manifest_path: Path) -> Census:
+    """What the shards in ``folder`` hold, after checking them against the schema and the manifest."""
+    pinned = files.read_bytes(manifest_path)
+    census = read_shards(folder)
+    at = 0
+    for piece in map(str.encode, census.manifest()):
+        if not pinned.startswith(piece, at):
+            break
+        at += len(piece)
+    if at != len(pinned):
+        _compare_with_manifest(census, files.read_json(manifest_path), folder, manifest_path)
+    return census
+
+
+def _compare_with_manifest(census: Census, manifest: Any, folder: Path, manifest_path: Path) -> None:
+    """UserError with what differs, unless it is only the spelling of the manifest."""
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
             f"{manifest_path}: key 'schema_version': expected {SCHEMA_VERSION}. Make the manifest with: python "
             "-m minitrain.corpus"
         )
-    rows, got = read_shards(folder)
     pin = f"python -m minitrain.corpus --pin {folder} {manifest_path}"
     mend = f"If the change is meant: {pin}; if not: git restore {folder}"
     try:
         pinned = {str(shard["file"]): dict(shard) for shard in manifest["shards"]}
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{manifest_path}: key 'shards': expected a list of shards with 'file'. {mend}") from error
-    found = {shard["file"]: shard for shard in got["shards"]}
+    found = {shard["file"]: shard for shard in census.shards}
     for name in sorted(set(pinned) | set(found)):
         if name not in found:
             raise UserError(f"{folder / name}: listed in {manifest_path} but not there. {mend}")
@@ -207,33 +344,16 @@ def read_corpus(folder: Path, manifest_path: Path) -> list[Row]:
                     f"{folder / name}: {key}: expected {pinned[name].get(key)} as in {manifest_path}, got "
                     f"{found[name][key]}. {mend}"
                 )
-    if manifest.get("counts") != got["counts"]:
+    if manifest.get("counts") != json.loads("".join(census.manifest()))["counts"]:
         raise UserError(
-            f"{manifest_path}: key 'counts': expected what the shards hold ({got['counts']['rows']} rows). {mend}"
+            f"{manifest_path}: key 'counts': expected what the shards hold ({census.labels.total()} rows). {mend}"
         )
-    return rows
 
 
-def _counts(rows: list[Row]) -> dict[str, Any]:
-    by_cell: dict[str, dict[str, int]] = {}
-    for row in rows:
-        by_cell.setdefault(row.cell, dict.fromkeys(LABELS, 0))[row.label] += 1
-    return {
-        "rows": len(rows),
-        "label": Counter(row.label for row in rows),
-        "tense": Counter(row.tense for row in rows),
-        "mis_conjugation_type": Counter(row.mis_conjugation_type for row in rows if row.mis_conjugation_type),
-        "cell": by_cell,
-    }
-
-
-def place_of(folder: Path, row_id: str) -> str:
-    """``file:line`` of a row, for messages about what it holds."""
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(files.read_text(path).splitlines(), start=1):
-            if json.loads(line)["id"] == row_id:
-                return f"{path}:{number}"
-    return str(folder)
+def place_of(folder: Path, cell: str) -> str:
+    """``file:line`` of the correct row of a cell, for messages about what it holds."""
+    rows = read_rows(_shards(folder))
+    return next((where for where, row in rows if row.label == "correct" and row.cell == cell), str(folder))
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -312,15 +432,15 @@ def main() -> None:
         strangers = {path.name for path in folder.glob("*.jsonl")} - texts.keys()
         if strangers:
             raise UserError(f"{folder}: {', '.join(sorted(strangers))}: not made by this command. Move it elsewhere.")
-        rows, content = check_shards({folder / name: text for name, text in texts.items()})
-        files.write_all(folder, {name: text.encode() for name, text in texts.items()})
+        contents = {name: text.encode() for name, text in texts.items()}
+        census = take_census({folder / name: partial(io.BytesIO, data) for name, data in contents.items()})
+        files.write_all(folder, contents)
     else:
-        rows, content = read_shards(folder)
-    files.write_json(manifest, content)
-    labels = content["counts"]["label"]
+        census = read_shards(folder)
+    files.write_text(manifest, "".join(census.manifest()))
     print(
-        f"{folder}: {len(content['shards'])} shards, {len(rows)} rows "
-        f"({', '.join(f'{n} {label}' for label, n in sorted(labels.items()))}); {manifest}"
+        f"{folder}: {len(census.shards)} shards, {census.labels.total()} rows "
+        f"({', '.join(f'{n} {label}' for label, n in sorted(census.labels.items()))}); {manifest}"
     )
 
 

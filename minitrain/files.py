@@ -11,9 +11,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -146,21 +146,34 @@ def rounded(value: Any) -> Any:
 
 def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
     """The content of a regular file; UserError when it is missing, unreadable, something else, or of another digest."""
-    try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
-            data = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    with _reading(path) as file:
+        data = file.read()
     if expected_sha256 is not None and sha256(data) != expected_sha256:
         raise UserError(
             f"{path}: expected the sha256 {expected_sha256}, got {sha256(data)}: the file was damaged or changed. "
             "Make it again with: dvc repro"
         )
     return data
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a regular file, each with its end; UserError as for ``read_bytes``."""
+    with _reading(path) as file:
+        yield from file
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open; UserError when that, or reading from it, fails."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
+            yield file
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
 def read_text(path: Path, expected_sha256: str | None = None) -> str:
@@ -171,6 +184,14 @@ def read_text(path: Path, expected_sha256: str | None = None) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: expected UTF-8, got the byte 0x{data[error.start]:02x}.") from error
+
+
+def decode_line(line: bytes, where: str) -> str:
+    """A line of a UTF-8 file, without its end; UserError, beginning with ``where``, when it is not UTF-8."""
+    try:
+        return line.removesuffix(b"\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: expected UTF-8, got the byte 0x{line[error.start]:02x}.") from error
 
 
 def read_json(path: Path, expected_sha256: str | None = None) -> Any:
@@ -259,5 +280,5 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     for name, array in sorted(tensors.items()):
         assert array.size == math.prod(array.shape)
         digest.update(f"{name} {array.dtype.str} {list(array.shape)}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -7,64 +7,74 @@ seed and the cells' names alone, not on the order of rows.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from minitrain.batches import SPLITS
-from minitrain.corpus import Row
+from minitrain.corpus import Example
 from minitrain.errors import UserError
 
 SPLIT_BY = ("cell", "verb_tense", "verb")
 
 
-def split_cells(rows: Iterable[Row], by: str, seed: int, val_fraction: float, test_fraction: float) -> dict[str, str]:
-    """``{cell: "train" | "val" | "test"}`` for all cells of ``rows`` (the correct ones are what counts).
+def split_cells(
+    examples: Sequence[Example], by: str, seed: int, val_fraction: float, test_fraction: float
+) -> dict[str, str]:
+    """``{cell: "train" | "val" | "test"}`` for the cells of all correct rows.
 
     ``val_fraction`` and ``test_fraction`` are fractions of the finite groups. With ``by="cell"`` at
     least one person of each (verb, tense) stays in train. Raises UserError when a split comes out empty.
     """
-    rows = list(rows)
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.tense != "infinitive":
-            groups[_group(row, by)].append(row)
+    first_of: dict[str, Example] = {}  # of each group; its members agree in what is asked of it below
+    for example in examples:
+        if example.tense != "infinitive":
+            first_of.setdefault(_group(example, by), example)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name, members in groups.items():
-        tense = () if by == "verb" else (members[0].tense,)
-        strata[(*tense, members[0].english_regularity)].append(name)
+    for name, example in first_of.items():
+        tense = () if by == "verb" else (example.tense,)
+        strata[(*tense, example.english_regularity)].append(name)
 
     quotas = {
         split: _quotas({s: len(names) for s, names in strata.items()}, f)
         for split, f in (("val", val_fraction), ("test", test_fraction))
     }
-    persons = Counter((row.verb_lemma, row.tense) for row in rows)
+    persons = Counter((example.verb_lemma, example.tense) for example in examples)
     held_out: dict[str, str] = {}
     for stratum, names in sorted(strata.items()):
         waiting = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         for split in ("val", "test"):
-            for name in list(waiting):
-                if quotas[split][stratum] == 0:
-                    break
-                verb_tense = (groups[name][0].verb_lemma, groups[name][0].tense)
-                if by == "cell" and persons[verb_tense] == 1:
-                    continue  # the last person of this verb and tense stays in train
+            passed_over = []
+            for name in waiting:
+                verb_tense = (first_of[name].verb_lemma, first_of[name].tense)
+                # The last person of a verb and tense stays in train.
+                if quotas[split][stratum] == 0 or (by == "cell" and persons[verb_tense] == 1):
+                    passed_over.append(name)
+                    continue
                 persons[verb_tense] -= 1
                 quotas[split][stratum] -= 1
-                waiting.remove(name)
                 held_out[name] = split
+            waiting = passed_over
     result = {
-        row.cell: "train" if row.tense == "infinitive" else held_out.get(_group(row, by), "train") for row in rows
+        example.cell: "train" if example.tense == "infinitive" else held_out.get(_group(example, by), "train")
+        for example in examples
     }
+    used = set(result.values())
     for split in SPLITS:
-        if split not in result.values():
+        if split not in used:
             raise UserError(
-                f"split: no cell falls into {split}. The corpus has {len(groups)} groups by {by}; raise "
+                f"split: no cell falls into {split}. The corpus has {len(first_of)} groups by {by}; raise "
                 "split.val_fraction or split.test_fraction, or add rows."
             )
     return result
 
 
-def _group(row: Row, by: str) -> str:
-    return {"cell": row.cell, "verb_tense": f"{row.verb_lemma}.{row.tense}", "verb": row.verb_lemma}[by]
+def _group(example: Example, by: str) -> str:
+    match by:
+        case "cell":
+            return example.cell
+        case "verb_tense":
+            return f"{example.verb_lemma}.{example.tense}"
+        case _:
+            return example.verb_lemma
 
 
 def _quotas(sizes: dict[tuple[str, ...], int], fraction: float) -> dict[tuple[str, ...], int]:

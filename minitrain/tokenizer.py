@@ -1,11 +1,13 @@
-"""Byte-pair encoding over characters (Sennrich et al. 2016), vectorised over a whole corpus.
+"""Byte-pair encoding over characters (Sennrich et al. 2016), vectorised over many texts at once.
 
 A text becomes ``<bos>``, its tokens, ``<eos>``. Merges may cross spaces: the corpus is small and
-regular, and ``" / en:"`` deserves one token. Texts live in one flat array of ids, in which ``<bos>``
-and ``<eos>`` keep neighbours apart, so that a merge is a few array operations for all texts at once.
+regular, and ``" / en:"`` deserves one token. Texts live in flat arrays of ids, some thousands of them in
+each, in which ``<bos>`` and ``<eos>`` keep neighbours apart: a merge is a few operations on each array,
+and what is computed on the way is never larger than one of them.
 """
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from minitrain.errors import UserError
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 SCHEMA_VERSION = 1
+TEXTS_AT_A_TIME = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,19 @@ class Tokenizer:
     tokens: tuple[str, ...]
     merges: tuple[tuple[int, int], ...]
 
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    def encode(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray, int]:
         """All texts as ids: flat uint16, offsets int64 (len(texts) + 1), and how often ``<unk>`` was needed."""
         n_chars = len(self.tokens) - len(self.merges)
-        ids = _characters_to_ids(texts, self.tokens[len(SPECIALS) : n_chars])
-        unknown = int(np.count_nonzero(ids == UNK))
-        # In order of rank: a merge never makes a pair of lower rank, so one pass over the merges is enough.
-        for rank, (left, right) in enumerate(self.merges):
-            ids, _ = _merge(ids, left, right, n_chars + rank)
-        offsets = np.append(np.flatnonzero(ids == BOS), len(ids)).astype(np.int64)
-        return ids, offsets, unknown
+        parts, unknown = [np.zeros(0, dtype=np.uint16)], 0
+        for ids in _characters_to_ids(texts, self.tokens[len(SPECIALS) : n_chars]):
+            unknown += int(np.count_nonzero(ids == UNK))
+            # In order of rank: a merge never makes a pair of lower rank, so one pass over the merges is enough.
+            for rank, (left, right) in enumerate(self.merges):
+                ids = _merge(ids, _sites(ids, left, right), n_chars + rank)
+            parts.append(ids)
+        flat = np.concatenate(parts)
+        offsets = np.append(np.flatnonzero(flat == BOS), len(flat)).astype(np.int64)
+        return flat, offsets, unknown
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; ``<pad>``, ``<bos>`` and ``<eos>`` are silent, ``<unk>`` is U+FFFD."""
@@ -79,13 +85,16 @@ class Tokenizer:
         return tokenizer
 
 
-def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """The tokenizer of exactly ``vocab_size`` entries that merges the most frequent pair of ``texts``, again and again.
 
-    Of equally frequent pairs the lexicographically first is taken. Pairs are counted once; after that
-    each merge only touches the counts around the places that it changed.
+    ``texts`` is gone through twice. Of equally frequent pairs the lexicographically first is taken. Pairs are counted
+    once; after that each merge only touches the counts around the places that it changed.
     """
-    alphabet = sorted(set().union(*map(set, texts)))
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    alphabet = sorted(characters)
     tokens = [*SPECIALS, *alphabet]
     if len(tokens) > vocab_size:
         raise UserError(
@@ -93,9 +102,10 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
             f"{len(SPECIALS)} specials, got {vocab_size}."
         )
     merges: list[tuple[int, int]] = []
-    ids = _characters_to_ids(texts, alphabet)
-    pair_of = _pairs(ids, vocab_size)
-    counts = np.bincount(pair_of(np.arange(len(ids) - 1)), minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+    chunks = list(_characters_to_ids(texts, alphabet))
+    counts = np.zeros((vocab_size, vocab_size), dtype=np.int64)
+    for ids in chunks:
+        counts += _pair_counts(ids, np.arange(len(ids) - 1), vocab_size)
     while len(tokens) < vocab_size:
         mergeable = counts[len(SPECIALS) :, len(SPECIALS) :]
         best = int(mergeable.max())
@@ -110,51 +120,60 @@ def train(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         new = len(tokens)
         tokens.append(tokens[left] + tokens[right])
         merges.append((left, right))
-        merged, sites = _merge(ids, left, right, new)
-        before = np.unique(np.concatenate([sites - 1, sites, sites + 1]))
-        counts -= np.bincount(_pairs(ids, vocab_size)(before), minlength=vocab_size**2).reshape(counts.shape)
-        moved = sites - np.arange(len(sites))  # each merge shortens what comes after it by one
-        after = np.unique(np.concatenate([moved - 1, moved]))
-        counts += np.bincount(_pairs(merged, vocab_size)(after), minlength=vocab_size**2).reshape(counts.shape)
-        ids = merged
+        for index, ids in enumerate(chunks):
+            sites = _sites(ids, left, right)
+            if len(sites) == 0:
+                continue
+            chunks[index] = merged = _merge(ids, sites, new)
+            moved = sites - np.arange(len(sites))  # each merge shortens what comes after it by one
+            counts -= _pair_counts(ids, _around(len(ids), sites - 1, sites, sites + 1), vocab_size)
+            counts += _pair_counts(merged, _around(len(merged), moved - 1, moved), vocab_size)
     return Tokenizer(tuple(tokens), tuple(merges))
 
 
-def _pairs(ids: np.ndarray, vocab_size: int) -> Any:
-    """The pair that starts at each of some positions, as one number."""
-    return lambda positions: ids[positions].astype(np.int64) * vocab_size + ids[positions + 1]
+def _pair_counts(ids: np.ndarray, positions: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often each (left, right) starts at one of some positions: (vocab_size, vocab_size)."""
+    pairs = ids[positions].astype(np.int64) * vocab_size + ids[positions + 1]
+    return np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
 
 
-def _characters_to_ids(texts: Sequence[str], alphabet: Sequence[str]) -> np.ndarray:
-    """``<bos>`` characters ``<eos>`` of each text, flat, uint16; characters outside the alphabet are ``<unk>``."""
+def _around(length: int, *positions: np.ndarray) -> np.ndarray:
+    """Some positions below ``length``, each once."""
+    marked = np.zeros(length, dtype=bool)
+    for some in positions:
+        marked[some] = True
+    return np.flatnonzero(marked)
+
+
+def _characters_to_ids(texts: Iterable[str], alphabet: Sequence[str]) -> Iterator[np.ndarray]:
+    """``<bos>`` characters ``<eos>`` of each text, TEXTS_AT_A_TIME of them in a flat uint16 array; characters outside
+    the alphabet are ``<unk>``.
+    """
     table = np.full(0x110000, UNK, dtype=np.uint16)
     for i, char in enumerate(alphabet):
         table[ord(char)] = len(SPECIALS) + i
     # Two code points that no valid text contains stand for <bos> and <eos>.
     start, end = "\ud800", "\ud801"
     table[[ord(start), ord(end)]] = BOS, EOS
-    chunk = 10_000  # texts at a time, to bound memory
-    parts = [
-        table[
-            np.frombuffer(
-                "".join(f"{start}{text}{end}" for text in texts[at : at + chunk]).encode("utf-32-le", "surrogatepass"),
-                dtype=np.uint32,
-            )
-        ]
-        for at in range(0, len(texts), chunk)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint16)
+    waiting = iter(texts)
+    while joined := "".join(f"{start}{text}{end}" for text in itertools.islice(waiting, TEXTS_AT_A_TIME)):
+        yield table[np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)]
 
 
-def _merge(ids: np.ndarray, left: int, right: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """``ids`` with each pair (left, right) replaced by ``new``, from left to right; and where the pairs stood."""
+def _sites(ids: np.ndarray, left: int, right: int) -> np.ndarray:
+    """Where the pair (left, right) stands, from left to right and without overlap."""
     sites = np.flatnonzero((ids[:-1] == left) & (ids[1:] == right))
     if left == right and len(sites):  # in "aaa" only the first pair can merge: take every other site of a run
         starts = np.flatnonzero(np.diff(sites, prepend=-2) != 1)
         run = np.repeat(starts, np.diff(starts, append=len(sites)))
         sites = sites[(np.arange(len(sites)) - run) % 2 == 0]
-    keep = np.ones(len(ids), dtype=bool)
-    keep[sites + 1] = False
+    return sites
+
+
+def _merge(ids: np.ndarray, sites: np.ndarray, new: int) -> np.ndarray:
+    """``ids`` with the pair at each of ``sites`` replaced by ``new``."""
     merged = ids.copy()
     merged[sites] = new
-    return merged[keep], sites
+    keep = np.ones(len(ids), dtype=bool)
+    keep[sites + 1] = False
+    return merged[keep]

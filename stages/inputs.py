@@ -9,6 +9,7 @@ import numpy as np
 
 from minitrain import files, manifest
 from minitrain.batches import SPLITS, STORE_LAYOUT, TokenStore
+from minitrain.cells import decode_cells
 from minitrain.errors import UserError
 from minitrain.model import MiniGPT
 from minitrain.params import ModelParams, Params
@@ -40,12 +41,12 @@ def read_batches(params: Params) -> Batches:
         data_manifest = str(summary["data_manifest_sha256"])
         path = BATCHES / "tokenizer.json"
         tokenizer = Tokenizer.from_json(files.read_json(path, digests["tokenizer.json"]), str(path))
-        cells = files.read_json(BATCHES / "cells.json", digests["cells.json"])
+        cells = decode_cells(files.read_json(BATCHES / "cells.json", digests["cells.json"]))
         tensors = {
             split: files.load_tensors(BATCHES / f"{split}.safetensors", STORE_LAYOUT, digests[f"{split}.safetensors"])
             for split in SPLITS
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{BATCHES / 'summary.json'}: {error!r}. Make it again with: dvc repro shard-to-batches"
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from minitrain import corpus, files, sequences, tokenizer
 from minitrain.batches import SPLITS
+from minitrain.cells import encode_cells
 from minitrain.errors import run_command
 from minitrain.params import Params, read_params
 from minitrain.split import split_cells
@@ -18,35 +19,34 @@ from stages.paths import BATCHES, PLOTS
 
 def build(params: Params) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """The files of ``data/batches/`` and of ``plots/shard-to-batches/``, by name."""
-    manifest = Path(params.data.manifest)
-    rows = [row for row in corpus.read_corpus(Path(params.data.shards), manifest) if row.label == "correct"]
+    shards, manifest = Path(params.data.shards), Path(params.data.manifest)
+    examples = corpus.read_corpus(shards, manifest).examples
     split_of = split_cells(
-        rows, params.split.by, params.split.seed, params.split.val_fraction, params.split.test_fraction
+        examples, params.split.by, params.split.seed, params.split.val_fraction, params.split.test_fraction
     )
-    rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
-    texts_of = {split: sequences.sequence_texts(rows_of[split]) for split in SPLITS}
-    sequences.check_no_leak(texts_of)
+    cells = sorted(split_of)
+    examples_of = {split: [example for example in examples if split_of[example.cell] == split] for split in SPLITS}
+    del examples, split_of  # what is not needed any more makes room: a corpus may have millions of rows
+    sequences.check_no_leak(examples_of)
 
     # Trained on train alone: a merge learned from a held-out form would leak it.
-    bpe = tokenizer.train(texts_of["train"], params.tokenizer.vocab_size)
-    cell_ids = {cell: index for index, cell in enumerate(sorted(split_of))}
-
-    def place(row_id: str) -> str:
-        return corpus.place_of(Path(params.data.shards), row_id)
-
-    made = {split: sequences.make_store(rows_of[split], cell_ids, bpe, params.model.context, place) for split in SPLITS}
-    cells = [
-        {"cell": row.cell, "verb": row.verb_lemma, "tense": row.tense, "person": row.person}
-        | {
-            "english_regularity": row.english_regularity,
-            "spanish_regularity": row.spanish_regularity,
-            "split": split_of[row.cell],
-        }
-        for row in sorted(rows, key=lambda row: row.cell)
-    ]
+    bpe = tokenizer.train(sequences.SequenceTexts(examples_of["train"]), params.tokenizer.vocab_size)
+    made = {
+        split: sequences.make_store(
+            of_split, cells, bpe, params.model.context, lambda cell: corpus.place_of(shards, cell)
+        )
+        for split, of_split in examples_of.items()
+    }
+    content = {
+        "tokenizer.json": files.canonical_json(bpe.to_json()).encode(),
+        "cells.json": encode_cells(examples_of),
+    }
+    n_cells = {split: len(of_split) for split, of_split in examples_of.items()}
+    del examples_of, cells
+    content |= {f"{split}.safetensors": files.encode_tensors(store.arrays()) for split, (store, _) in made.items()}
     stats = {
         split: {
-            "cells": len(rows_of[split]),
+            "cells": n_cells[split],
             "sequences": len(store),
             "targets": int((store.lengths - 1).sum()),
             "mean_tokens": float(store.lengths.mean()),
@@ -56,9 +56,6 @@ def build(params: Params) -> tuple[dict[str, bytes], dict[str, bytes]]:
         for split, (store, unknown) in made.items()
     }
     metrics = {"vocab_size": len(bpe.tokens), "merges": len(bpe.merges), **stats}
-    content = {f"{split}.safetensors": files.encode_tensors(store.arrays()) for split, (store, _) in made.items()}
-    content["tokenizer.json"] = files.canonical_json(bpe.to_json()).encode()
-    content["cells.json"] = files.canonical_json(cells).encode()
     summary = {
         "data_manifest_sha256": files.sha256_file(manifest),
         "files": {name: files.sha256(data) for name, data in content.items()},

@@ -88,15 +88,14 @@ class Run:
 
 def corpus_item(run: Run) -> Outcome:
     folder, manifest = Path(run.params.data.shards), Path(run.params.data.manifest)
-    rows = corpus.read_corpus(folder, manifest)  # raises when the shards are not as the manifest pins them
-    correct = sum(row.label == "correct" for row in rows)
+    labels = corpus.read_corpus(folder, manifest).labels  # raises when the shards are not as the manifest pins them
     if folder != Path("data/shards"):
-        return "shards as pinned", f"{len(rows)} rows as pinned", True
+        return "shards as pinned", f"{labels.total()} rows as pinned", True
     made = corpus.shard_texts(corpus.make_rows(corpus.read_verbs(VERBS)))
     different = [name for name, text in made.items() if files.read_text(folder / name) != text]
     return (
         "shards == made from verbs.yaml",
-        f"{correct} correct of {len(rows)} rows, {len(different)} shards differ",
+        f"{labels['correct']} correct of {labels.total()} rows, {len(different)} shards differ",
         not different,
     )
 

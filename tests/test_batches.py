@@ -1,12 +1,13 @@
 """Data order, padding and masks; from rows to stores."""
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 from conftest import random_store
 
-from minitrain import corpus, sequences, tokenizer
+from minitrain import cells, corpus, sequences, tokenizer
 from minitrain.batches import TokenStore, batch_ids, make_microshards, pad
 from minitrain.errors import UserError
 from minitrain.tokenizer import BOS, EOS, PAD
@@ -93,32 +94,43 @@ def test_damaged_stores_are_named():
 
 @pytest.fixture(scope="module")
 def rows(root):
-    rows = corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json")
-    return [row for row in rows if row.label == "correct"]
+    return corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json").examples
 
 
 def test_a_row_becomes_both_directions(rows):
-    row = next(row for row in rows if row.id == "go.past_simple.1sg")
-    assert sequences.sequence_texts([row]) == ["es:yo fui / en:I went", "en:I went / es:yo fui"]
+    row = next(row for row in rows if row.cell == "go.past_simple.1sg")
+    assert list(sequences.SequenceTexts([row])) == ["es:yo fui / en:I went", "en:I went / es:yo fui"]
 
 
 def test_stores_hold_every_sequence_with_its_cell_and_direction(rows):
-    texts = sequences.sequence_texts(rows)
+    texts = list(sequences.SequenceTexts(rows))
     bpe = tokenizer.train(texts, 64)
-    store, unknown = sequences.make_store(rows, {row.cell: i for i, row in enumerate(rows)}, bpe, 32)
+    store, unknown = sequences.make_store(rows, sorted(row.cell for row in rows), bpe, 32)
     store.check("all", 64, 32)
     assert (len(store), unknown) == (640, 0)
-    assert store.cell.tolist() == [i // 2 for i in range(640)]
+    names = sorted(row.cell for row in rows)
+    assert [names[i] for i in store.cell] == [row.cell for row in rows for _ in range(2)]
     assert store.direction.tolist() == [0, 1] * 320
     assert bpe.decode(store.tokens[store.offsets[5] : store.offsets[6]]) == texts[5]
 
 
 def test_a_sequence_longer_than_the_context_is_named(rows):
-    bpe = tokenizer.train(sequences.sequence_texts(rows), 64)
+    bpe = tokenizer.train(sequences.SequenceTexts(rows), 64)
     with pytest.raises(UserError, match=r"\w+\.\w+\.\dsg: expected at most 21 tokens"):
-        sequences.make_store(rows, {row.cell: 0 for row in rows}, bpe, 20)
+        sequences.make_store(rows, sorted(row.cell for row in rows), bpe, 20)
 
 
-def test_a_text_in_two_splits_is_a_leak():
-    with pytest.raises(UserError, match="'b' is in train and in test"):
-        sequences.check_no_leak({"train": ["a", "b"], "val": ["c"], "test": ["b"]})
+def test_a_text_in_two_splits_is_a_leak(rows):
+    sequences.check_no_leak({"train": rows[:3], "val": rows[3:5], "test": rows[5:6]})
+    with pytest.raises(UserError, match="is in train and in test"):
+        sequences.check_no_leak({"train": rows[:3], "val": rows[3:5], "test": rows[2:3]})
+
+
+def test_cells_come_back(rows):
+    decoded = cells.decode_cells(json.loads(cells.encode_cells({"train": rows[5:], "val": rows[:5]})))
+    assert [cell["cell"] for cell in decoded] == sorted(row.cell for row in rows)
+    assert {cell["cell"] for cell in decoded if cell["split"] == "val"} == {row.cell for row in rows[:5]}
+    assert decoded[0] == {
+        **{"cell": "be.future_going_to.1sg", "verb": "be", "tense": "future_going_to", "person": "1sg"},
+        **{"english_regularity": "irregular", "spanish_regularity": "irregular", "split": decoded[0]["split"]},
+    }

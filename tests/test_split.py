@@ -11,8 +11,7 @@ from minitrain.split import SPLIT_BY, split_cells
 
 @pytest.fixture(scope="module")
 def rows(root):
-    rows = corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json")
-    return [row for row in rows if row.label == "correct"]
+    return corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json").examples
 
 
 @pytest.mark.parametrize("by", SPLIT_BY)

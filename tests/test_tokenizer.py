@@ -11,8 +11,7 @@ from minitrain.tokenizer import BOS, EOS, UNK, Tokenizer
 
 @pytest.fixture(scope="module")
 def texts(root):
-    rows = corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json")
-    return sequences.sequence_texts(row for row in rows if row.label == "correct")
+    return list(sequences.SequenceTexts(corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json").examples))
 
 
 def plain_bpe(texts, vocab_size):
@@ -49,6 +48,16 @@ def test_merges_and_tokens_are_those_of_plain_bpe(sample, vocab_size):
 def test_merges_on_the_corpus_are_those_of_plain_bpe(texts):
     bpe = tokenizer.train(texts, 64)
     assert [(bpe.tokens[a], bpe.tokens[b]) for a, b in bpe.merges] == plain_bpe(texts, 64)[0]
+
+
+@pytest.mark.parametrize("texts_at_a_time", [1, 7, 639])
+def test_how_texts_are_cut_into_arrays_changes_nothing(texts, texts_at_a_time, monkeypatch):
+    whole = tokenizer.train(texts, 64)
+    ids, offsets, unknown = whole.encode(texts)
+    monkeypatch.setattr(tokenizer, "TEXTS_AT_A_TIME", texts_at_a_time)
+    assert tokenizer.train(texts, 64) == whole
+    again = whole.encode(texts)
+    assert (again[0].tobytes(), again[1].tobytes(), again[2]) == (ids.tobytes(), offsets.tobytes(), unknown)
 
 
 def test_exactly_64_entries_and_every_text_comes_back(texts):

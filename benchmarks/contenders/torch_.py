@@ -133,7 +133,7 @@ def build(work: Work, threads: int, compiled: bool) -> Contender:
         return float(loss)
 
     def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
-        fresh = GPT(work).eval()
+        fresh = GPT(work).train(False)
         fresh.load(work.named_weights())
         loss = fresh(*(torch.from_numpy(array) for array in work.batches(1)[0]))
         loss.backward()
