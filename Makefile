@@ -3,6 +3,7 @@
 #   make repro   run the pipeline to the gate        make check   formatter, linter, type checker
 #   make test    run the tests                       make seeds   ten seeds: is the result luck?
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
+#   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
 #
 # The proofs of docs/reproducibility.md, minutes each:
 #
@@ -13,7 +14,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check seeds ui hooks format clean prove-cpus prove-kills prove-faults prove-damage
+.PHONY: repro test check seeds bench profile ui hooks format clean prove-cpus prove-kills prove-faults prove-damage
 
 repro: .venv/run
 	dvc repro
@@ -29,6 +30,15 @@ check: .venv/dev
 seeds: .venv/run
 	python -m benchmarks.seeds
 
+bench: .venv/run .venv-bench/run
+	.venv-bench/bin/python -m benchmarks.compare
+	.venv-bench/bin/python -m benchmarks.growth
+	.venv/bin/python -m benchmarks.shards
+	.venv/bin/python -m benchmarks.around
+
+profile: .venv/run
+	python -m benchmarks.profile_step
+
 prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
@@ -43,7 +53,7 @@ format: .venv/dev
 	ruff check --fix .
 
 clean:
-	rm -rf .venv checkpoints mlflow.db mlruns
+	rm -rf .venv .venv-bench checkpoints mlflow.db mlruns
 
 # The files .venv/run and .venv/dev say that the versions in a lock file are installed.
 .venv/run: requirements.lock
@@ -56,4 +66,9 @@ clean:
 
 .venv/dev: requirements-dev.lock .venv/run
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.venv-bench/run: requirements-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@

@@ -1,12 +1,11 @@
 """This project against PyTorch and JAX on the canonical run: the same weights, the same batches, in the same order.
 
-``make bench`` runs it in an environment of its own and writes ``benchmarks/results.md`` and
-``benchmarks/results.png``. Before anything is timed, loss and gradients of the first batch must agree.
+``make bench`` runs it in an environment of its own and writes ``benchmarks/speed.md`` and
+``benchmarks/speed.png``. Before anything is timed, loss and gradients of the first batch must agree.
 Each contender lives in a process of its own, and the processes take turns, so that a machine that gets
 slower for a while is slower for all.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import pictures
 from benchmarks.worker import CONTENDERS
 from benchmarks.workload import Work, make_work
 from minitrain import files
@@ -28,8 +28,8 @@ from minitrain.errors import UserError, run_command
 from minitrain.params import read_params
 from stages.inputs import read_batches
 
-RESULTS = Path("benchmarks/results.md")
-PICTURE = Path("benchmarks/results.png")
+RESULTS = Path("benchmarks/speed.md")
+PICTURE = Path("benchmarks/speed.png")
 AGREEMENT = 1e-5  # relative, of the loss and of each gradient in Euclidean norm
 WARM_UP = 30  # steps of each before the first is timed
 ROUNDS, STEPS_A_ROUND = 25, 12
@@ -47,6 +47,7 @@ class Worker:
     """A contender's process, see benchmarks.worker."""
 
     def __init__(self, name: str, work: Path) -> None:
+        self.name = name
         # A compiler's cache of an earlier run would hide what compiling costs.
         self.cache = tempfile.TemporaryDirectory()
         self.start = time.perf_counter()
@@ -67,7 +68,7 @@ class Worker:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise UserError(f"{' '.join(map(str, self.process.args))} ended:\n{self.process.communicate()[1][-2000:]}")
+            raise UserError(f"{self.name} ended:\n{self.process.communicate()[1][-2000:]}")
         return json.loads(answer)
 
     def stop(self) -> None:
@@ -99,7 +100,7 @@ def check_agreement(workers: dict[str, Worker], folder: Path) -> dict[str, float
 
 
 def sgemm_rate(seconds: float) -> float:
-    """Floating-point operations a second of NumPy's float32 products on all cores: each core its own, as in training."""
+    """Floating-point operations a second of NumPy's float32 products, one on each core at a time, as in training."""
     n_threads, size = len(os.sched_getaffinity(0)), 768
     done = [0] * n_threads
     end = time.perf_counter() + seconds
@@ -178,51 +179,47 @@ def report(
     roofline = product_flops(work, 200) / rate
     peers = {name: of for name, of in whole.items() if name != OURS}
     first = min(peers, key=lambda name: peers[name][0])
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "jax", "optax"))
     lines = [
         "# Training speed",
         "",
-        f"The canonical run ({work.train.steps} steps of {work.train.batch_size} sequences, {tokens:.0f} real tokens each, "
-        f"{len(work.weights):,} parameters) on {machine()}.",
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "jax", "optax"))
-        + ".",
-        f"Made by `make bench`: {ROUNDS * STEPS_A_ROUND} steps each, in turn; medians. Loss and gradients of the first batch "
-        f"agree to {max(agreement.values()):.1e}.",
+        f"The canonical run ({work.train.steps} steps of {work.train.batch_size} sequences, {tokens:.0f} real tokens "
+        f"each, {len(work.weights):,} parameters)",
+        f"on {machine()}. Python {platform.python_version()}, {versions}.",
+        f"Made by `make bench`: {ROUNDS * STEPS_A_ROUND} steps each, in turn; medians. Loss and gradients of the first "
+        f"batch agree to {max(agreement.values()):.1e}.",
         "",
         "| | ms a step | steps/s | real tokens/s | ours is faster by | whole run, s | peak memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, value in median.items():
-        seconds_of_run, memory = whole.get(name, (float("nan"), 0))
+        of_run = f"{whole[name][0]:.1f} | {whole[name][1] / 1e6:.0f}" if name in whole else " | "
         lines.append(
-            f"| {LABELS[name]} | {1e3 * value:.2f} | {1 / value:.1f} | {tokens / value:,.0f} | {value / median[OURS]:.2f} x | "
-            + (f"{seconds_of_run:.1f} | {memory / 1e6:.0f} |" if memory else "| |")
+            f"| {LABELS[name]} | {1e3 * value:.2f} | {1 / value:.1f} | {tokens / value:,.0f} "
+            f"| {value / median[OURS]:.2f} x | {of_run} |"
         )
     lines += [
         "",
         f"- Real tokens a second: {median[fastest] / median[OURS]:.2f} times the fastest peer ({LABELS[fastest]}).",
-        f"- Roofline: the matrix products of a step alone, at the {rate / 1e9:.0f} GFLOP/s that NumPy's sgemm reached in the "
-        f"same run on all cores, take {1e3 * roofline:.2f} ms: {100 * roofline / median[OURS]:.0f} % of our step.",
-        f"- Whole run, process start to last step: {peers[first][0] / whole[OURS][0]:.2f} times faster than the fastest peer "
-        f"({LABELS[first]}).",
-        f"- Peak memory of the process: {whole[OURS][1] / min(of[1] for of in peers.values()):.2f} of the smallest peer's.",
+        f"- Roofline: the matrix products of a step alone, at the {rate / 1e9:.0f} GFLOP/s that NumPy's sgemm reached",
+        f"  in the same run on all cores, take {1e3 * roofline:.2f} ms: {100 * roofline / median[OURS]:.0f} % of ours.",
+        f"- Whole run, process start to last step: {peers[first][0] / whole[OURS][0]:.2f} times faster than the "
+        f"fastest peer ({LABELS[first]}).",
+        f"- Peak memory: {whole[OURS][1] / min(of[1] for of in peers.values()):.2f} of the smallest peer's.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def picture(work: Work, seconds: dict[str, np.ndarray]) -> bytes:
-    """Real tokens a second of each contender, with the middle half of the steps, as PNG."""
-    from minitrain import figures
-
+    """Real tokens a second of each contender, as PNG."""
     tokens = work.real_tokens(200) / 200
-    rates = {LABELS[name]: np.quantile(tokens / values, [0.25, 0.5, 0.75]).tolist() for name, values in seconds.items()}
-    return figures.bars(rates, "real tokens a second", f"Training speed, {len(work.weights):,} parameters")
+    quartiles = {
+        LABELS[name]: np.quantile(tokens / values, [0.25, 0.5, 0.75]).tolist() for name, values in seconds.items()
+    }
+    return pictures.tokens_a_second(quartiles, LABELS[OURS], f"Training speed, {len(work.weights):,} parameters")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description="Compare with PyTorch and JAX.")
-    parser.add_argument("--skip-whole-runs", action="store_true", help="only the steps, in turn")
-    skip = parser.parse_args().skip_whole_runs
     params = read_params()
     store = read_batches(params).stores["train"]
     work = make_work(params.model, params.train, params.tokenizer.vocab_size, store)
@@ -235,15 +232,9 @@ def main() -> None:
         seconds, rate = interleaved(workers)
         for worker in workers.values():
             worker.stop()
-        names = (OURS,) if skip else tuple(name for name in CONTENDERS if name != "torch-eager-1")
-        whole = {name: whole_run(name, path, params.train.steps) for name in names}
-    if skip:
-        for name, values in seconds.items():
-            print(f"{name:14s} {1e3 * np.median(values):6.2f} ms, {np.median(values) / np.median(seconds[OURS]):.2f} x")
-        print(
-            f"{product_flops(work, 200) / rate / np.median(seconds[OURS]):.2f} of the roofline at {rate / 1e9:.0f} GFLOP/s"
-        )
-        return
+        # Of PyTorch eager, the better one of 1 and all threads.
+        eager = min(("torch-eager-1", "torch-eager"), key=lambda name: float(np.median(seconds[name])))
+        whole = {name: whole_run(name, path, params.train.steps) for name in (OURS, eager, "torch-compile", "jax")}
     text = report(work, seconds, rate, whole, agreement)
     files.write_text(RESULTS, text)
     files.write_bytes(PICTURE, picture(work, seconds))

@@ -47,13 +47,14 @@ def main() -> None:
     contender = build(sys.argv[1], Work.load(Path(sys.argv[2])))
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
-        answer: object
+        answer: float | list[float]
         if command == "steps":
-            answer = []
+            seconds = []
             for _ in range(int(argument)):
                 start = time.perf_counter()
                 contender.step()
-                answer.append(time.perf_counter() - start)
+                seconds.append(time.perf_counter() - start)
+            answer = seconds
         elif command == "check":
             loss, grads = contender.loss_and_grads()
             files.save_tensors(Path(argument), {**grads, "loss": np.asarray(loss)})

@@ -133,10 +133,18 @@ def test_lock_files_pin_by_hash_and_hold_no_address(root):
         assert text.count("--hash=sha256:") >= len(entries)
 
 
+def test_the_benchmark_runs_on_the_locked_versions(root):
+    locked = dict(re.findall(r"^([a-z0-9_.-]+)==(\S+)", (root / "requirements.lock").read_text(), flags=re.MULTILINE))
+    pinned = re.findall(r"^([a-z0-9_.-]+)==(\S+)$", (root / "requirements-bench.txt").read_text(), flags=re.MULTILINE)
+    shared = {name: version for name, version in pinned if name in locked}
+    assert {"numpy", "safetensors"} <= set(shared)
+    assert shared == {name: locked[name] for name in shared}
+
+
 def test_benchmark_peers_are_never_imported_by_the_project(root):
     for folder in ("minitrain", "stages"):
         for path in (root / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not {name.split(".")[0] for name in names} & {"torch", "jax"}, path
+                assert not {name.split(".")[0] for name in names} & {"torch", "jax", "optax"}, path

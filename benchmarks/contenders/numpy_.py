@@ -1,12 +1,11 @@
 """This project: the loop of the pipeline itself, minitrain.loop.train."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 
 from benchmarks.workload import Contender, Work
-from minitrain.batches import pad
+from minitrain.batches import batch_ids, pad
 from minitrain.loop import Step, initial_state, train
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
@@ -28,16 +27,10 @@ def build(work: Work) -> Contender:
     def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
         model, grads, tape = MiniGPT(work.model, work.vocab_size), np.zeros_like(work.weights), Tape()
         model.bind(work.weights, grads)
-        ids = _first_ids(work)
+        ids, _, _ = batch_ids(len(work.store), work.train.seed, 0, 0, work.train.batch_size)
         shard = pad(work.store, ids)
         loss = model.loss(tape, shard, shard.n_targets)
         tape.backward(loss, np.ones(1, np.float32))
         return float(loss.data[0]), model.views(grads)
 
-    return Contender(lambda: next(itertools.islice(steps, 1)).loss, loss_and_grads)
-
-
-def _first_ids(work: Work) -> np.ndarray:
-    from minitrain.batches import batch_ids
-
-    return batch_ids(len(work.store), work.train.seed, 0, 0, work.train.batch_size)[0]
+    return Contender(lambda: next(steps).loss, loss_and_grads)

@@ -1,0 +1,120 @@
+"""What everything around the training costs: DVC, checkpoints, MLflow, imports. Writes ``benchmarks/around.md``."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.compare import machine
+from minitrain import checkpoint, files
+from minitrain.errors import UserError, run_command
+from minitrain.loop import CheckpointDue, Step, checkpoint_is_due, initial_state, train
+from minitrain.params import read_params
+from stages.inputs import read_batches
+
+RESULTS = Path("benchmarks/around.md")
+STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")  # but the gate
+TIMES = 5
+MLFLOW = """
+import time
+start = time.perf_counter()
+from pathlib import Path
+from minitrain import tracking
+imported = time.perf_counter()
+tracking.training_run(Path({models!r}), Path({plots!r}))
+print(imported - start, time.perf_counter() - imported)
+"""
+
+
+def seconds_of(command: list[str], folder: Path) -> float:
+    """Wall time of a command that must succeed."""
+    start = time.perf_counter()
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise UserError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
+    return time.perf_counter() - start
+
+
+def nothing_to_do(folder: Path) -> tuple[float, float]:
+    """Median seconds of ``dvc repro`` where nothing has changed, here and in an empty project of as many stages."""
+    stages = {f"stage-{index}": {"cmd": "true", "deps": ["file"]} for index in range(len(STAGES))}
+    (folder / "file").write_text("")
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    dvc = str(Path(sys.executable).parent / "dvc")
+    seconds_of([dvc, "init", "--no-scm", "--quiet"], folder)
+    seconds_of([dvc, "repro"], folder)
+    ours, empty = [], []
+    for _ in range(TIMES):
+        ours.append(seconds_of([dvc, "repro", *STAGES], Path()))
+        empty.append(seconds_of([dvc, "repro"], folder))
+    return statistics.median(ours), statistics.median(empty)
+
+
+def checkpoints(folder: Path, steps: int) -> tuple[float, float]:
+    """Seconds of saving a working checkpoint, and of a step, medians over a short training."""
+    params = read_params()
+    state = initial_state(params.model, params.train, params.tokenizer.vocab_size)
+    stores = read_batches(params).stores
+    saves, durations, before = [], [], time.perf_counter()
+    for event in train(state, stores["train"], stores["val"], params.model, params.train, params.tokenizer.vocab_size):
+        now = time.perf_counter()
+        if isinstance(event, CheckpointDue) or (isinstance(event, Step) and event.step % 20 == 0):
+            checkpoint.save_working(folder, state)
+            saves.append(time.perf_counter() - now)
+        elif isinstance(event, Step):
+            durations.append(now - before)
+        before = time.perf_counter()
+        if state.step == steps:
+            break
+    return statistics.median(saves), statistics.median(durations)
+
+
+def mlflow(folder: Path) -> tuple[float, float]:
+    """Seconds of importing MLflow, and of recording the training run in a fresh store."""
+    code = MLFLOW.format(models=str(Path("models").resolve()), plots=str(Path("plots/train").resolve()))
+    environment = {**os.environ, "PYTHONPATH": str(Path().resolve()), "MLFLOW_TRACKING_URI": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+    )
+    importing, recording = map(float, result.stdout.split())
+    return importing, recording
+
+
+def main() -> None:
+    params = read_params()
+    with tempfile.TemporaryDirectory() as temporary:
+        ours, empty = nothing_to_do(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        save, step = checkpoints(Path(temporary), 300)
+    with tempfile.TemporaryDirectory() as temporary:
+        importing, recording = mlflow(Path(temporary))
+    n_saves = sum(checkpoint_is_due(step, params.train) for step in range(params.train.steps + 1))
+    lines = [
+        "# Around the training",
+        "",
+        f"On {machine()}; `make bench`.",
+        "",
+        f"- `dvc repro` of the five stages with nothing to do: {ours:.2f} s, {ours / empty:.2f} times that of an empty "
+        f"DVC project of five stages ({empty:.2f} s). The gate, which always runs, comes on top.",
+        f"- A working checkpoint takes {1e3 * save:.1f} ms, all {n_saves} of a run "
+        f"{100 * n_saves * save / (params.train.steps * step):.2f} % of its training time.",
+        f"- MLflow takes {importing + recording:.1f} s a run: {importing:.1f} s to import, {recording:.1f} s to make a "
+        "fresh database and write the run into it.",
+    ]
+    for stage in STAGES:
+        module = f"stages.{stage.replace('-', '_')}"
+        seconds = statistics.median(
+            seconds_of([sys.executable, "-c", f"import {module}"], Path()) for _ in range(TIMES)
+        )
+        lines.append(f"- `import {module}`: {seconds:.2f} s.")
+    files.write_text(RESULTS, "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    run_command(main)

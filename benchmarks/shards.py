@@ -1,0 +1,64 @@
+"""shard-to-batches on 10^4, 10^5 and 10^6 rows: time and memory, written to ``benchmarks/shards.md``."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import synthetic_shards
+from benchmarks.compare import machine
+from minitrain import corpus, files
+from minitrain.errors import UserError, run_command
+from proofs.project import copy_project
+
+RESULTS = Path("benchmarks/shards.md")
+ROWS = (10_000, 100_000, 1_000_000)
+# Invented words are longer in tokens than those of the corpus.
+PARAMS = {"data.shards": "data/synthetic/shards", "data.manifest": "data/synthetic/MANIFEST.json", "model.context": 64}
+
+
+def measure(n: int, folder: Path) -> tuple[float, int]:
+    """Seconds of the stage as a process, and the peak of its memory in bytes."""
+    project = copy_project(folder / str(n), PARAMS)
+    synthetic_shards.write(n, project / "data" / "synthetic")
+    files.write_text(
+        project / "data/synthetic/MANIFEST.json",
+        "".join(corpus.read_shards(project / "data/synthetic/shards").manifest()),
+    )
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.shard_to_batches"], cwd=project, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status != 0:
+        raise UserError(f"shard-to-batches failed on {n} rows.")
+    shutil.rmtree(project)
+    return seconds, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    lines = [
+        "# shard-to-batches against the number of rows",
+        "",
+        f"The stage as a process, on invented verbs (`benchmarks/synthetic_shards.py`), on {machine()}; `make bench`.",
+        "",
+        "| rows | seconds | peak memory, MB | seconds, of ten times fewer rows |",
+        "|---:|---:|---:|---:|",
+    ]
+    before = None
+    with tempfile.TemporaryDirectory() as temporary:
+        for n in ROWS:
+            seconds, memory = measure(n, Path(temporary))
+            times = "" if before is None else f"x {seconds / before:.1f}"
+            lines.append(f"| {n:,} | {seconds:.1f} | {memory / 1e6:.0f} | {times} |")
+            print(lines[-1], flush=True)
+            before = seconds
+    files.write_text(RESULTS, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    run_command(main)
