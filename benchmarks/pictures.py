@@ -17,6 +17,7 @@ def tokens_a_second(quartiles: Mapping[str, Sequence[float]], ours: str, title: 
             axes.barh(row, median, color=BLUE if name == ours else GREY, height=0.65)
             axes.plot([low, high], [row, row], color="black", linewidth=1)
             axes.annotate(f"{median:,.0f}", (0, row), xytext=(4, -3), textcoords="offset points", color="white")
+        axes.set_axisbelow(True)
         axes.set_yticks(range(len(quartiles)), labels=list(quartiles))
         axes.invert_yaxis()
         axes.set_xlabel("real tokens a second (median; line: middle half of the steps)")

@@ -89,6 +89,7 @@ def test_imports_only_go_down():
             "split",
             "tokenizer",
             "sequences",
+            "cells",
             "batches",
             "model",
             "ngram",

@@ -1,0 +1,67 @@
+"""What the benchmarks compare is the same work, and is counted right. No timing here."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB, random_store
+
+from benchmarks import synthetic_shards
+from benchmarks.compare import product_flops
+from benchmarks.contenders import numpy_
+from benchmarks.workload import Work, make_work
+from minitrain import corpus
+from minitrain.loop import Step, initial_state, train
+
+
+@pytest.fixture(scope="module")
+def work() -> Work:
+    return make_work(TINY_MODEL, TINY_TRAIN, TINY_VOCAB, random_store(20, seed=1))
+
+
+def test_a_workload_comes_back_from_its_file(work, tmp_path):
+    work.save(tmp_path / "work.safetensors")
+    again = Work.load(tmp_path / "work.safetensors")
+    assert (again.model, again.train, again.vocab_size) == (work.model, work.train, work.vocab_size)
+    assert again.weights.tobytes() == work.weights.tobytes()
+    for (name, ours), (_, theirs) in zip(work.store.arrays().items(), again.store.arrays().items(), strict=True):
+        assert ours.tobytes() == theirs.tobytes(), name
+
+
+def test_our_contender_is_the_loop(work):
+    contender = numpy_.build(work)
+    state = initial_state(TINY_MODEL, TINY_TRAIN, TINY_VOCAB)
+    events = train(state, work.store, work.store, TINY_MODEL, TINY_TRAIN, TINY_VOCAB)
+    losses = [event.loss for event in events if isinstance(event, Step)]
+    assert [contender.step() for _ in range(TINY_TRAIN.steps)] == losses
+
+
+def test_our_contenders_first_loss_is_that_of_the_batch_the_peers_take(work):
+    loss, grads = numpy_.build(work).loss_and_grads()
+    plain = dataclasses.replace(TINY_TRAIN, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
+    first = numpy_.build(dataclasses.replace(work, train=plain)).step()
+    assert loss == pytest.approx(first, rel=1e-6)
+    assert set(grads) == set(work.named_weights())
+    batch = work.batches(1)[0]
+    assert np.count_nonzero(batch.targets) == work.real_tokens(1)
+
+
+def test_product_flops_of_one_sequence(work):
+    """By hand: 2 m n k for each product forward, twice as much backward."""
+    store = random_store(1, seed=2)
+    one = dataclasses.replace(work, store=store, train=dataclasses.replace(TINY_TRAIN, batch_size=1))
+    T, C, F, L = int(store.lengths[0]) - 1, TINY_MODEL.d_model, TINY_MODEL.d_ff, TINY_MODEL.n_layers
+    block = 2 * T * C * 3 * C + 2 * T * C * C + 2 * (2 * T * C * F) + 2 * (2 * T * T * C)
+    assert product_flops(one, 1) == 3 * (L * block + 2 * T * C * TINY_VOCAB)
+
+
+def test_synthetic_shards_are_a_corpus(tmp_path):
+    synthetic_shards.write(1000, tmp_path)
+    census = corpus.read_shards(tmp_path / "shards")
+    assert census.labels.total() == 1000
+    assert census.labels["correct"] > 500
+    assert len({verb.english for verb in itertools.islice(synthetic_shards.verbs(), 5000)}) == 5000
+    manifest = "".join(census.manifest())
+    assert json.loads(manifest)["counts"]["rows"] == 1000
