@@ -31,12 +31,14 @@ seeds: .venv/run
 	python -m benchmarks.seeds
 
 bench: .venv/run .venv-bench/run
+	dvc repro train
 	.venv-bench/bin/python -m benchmarks.compare
 	.venv-bench/bin/python -m benchmarks.growth
 	.venv/bin/python -m benchmarks.shards
 	.venv/bin/python -m benchmarks.around
 
 profile: .venv/run
+	dvc repro shard-to-batches
 	python -m benchmarks.profile_step
 
 prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
