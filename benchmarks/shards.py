@@ -8,9 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import synthetic_shards
 from benchmarks.compare import machine
-from minitrain import corpus, files
+from minitrain import files
 from minitrain.errors import UserError, run_command
 from proofs.project import copy_project
 
@@ -20,24 +19,29 @@ ROWS = (10_000, 100_000, 1_000_000)
 PARAMS = {"data.shards": "data/synthetic/shards", "data.manifest": "data/synthetic/MANIFEST.json", "model.context": 64}
 
 
+RUN = """
+from benchmarks.worker import peak_memory
+from stages import shard_to_batches
+shard_to_batches.produce()
+print(peak_memory())
+"""
+
+
 def measure(n: int, folder: Path) -> tuple[float, int]:
     """Seconds of the stage as a process, and the peak of its memory in bytes."""
     project = copy_project(folder / str(n), PARAMS)
-    synthetic_shards.write(n, project / "data" / "synthetic")
-    files.write_text(
-        project / "data/synthetic/MANIFEST.json",
-        "".join(corpus.read_shards(project / "data/synthetic/shards").manifest()),
-    )
+    make = [sys.executable, "-m", "benchmarks.synthetic_shards", str(n), str(project / "data" / "synthetic")]
+    subprocess.run(make, check=True)
+    environment = {**os.environ, "PYTHONPATH": f"{project}:{Path().resolve()}"}
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stages.shard_to_batches"], cwd=project, stdout=subprocess.DEVNULL
+    result = subprocess.run(
+        [sys.executable, "-c", RUN], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
-    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
-    if status != 0:
-        raise UserError(f"shard-to-batches failed on {n} rows.")
+    if result.returncode != 0:
+        raise UserError(f"shard-to-batches failed on {n} rows:\n{result.stderr}")
     shutil.rmtree(project)
-    return seconds, usage.ru_maxrss * 1024
+    return seconds, int(result.stdout.split()[-1])
 
 
 def main() -> None:

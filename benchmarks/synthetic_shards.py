@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from minitrain import corpus
+from minitrain import corpus, files
 from minitrain.conjugation import Verb
 from minitrain.errors import UserError, run_command
 
@@ -35,13 +35,17 @@ def rows(n: int) -> Iterator[corpus.Row]:
 def write(n: int, folder: Path) -> None:
     """Write n rows as shards, and their manifest."""
     (folder / "shards").mkdir(parents=True)
-    stream = rows(n)
+    stream, written = rows(n), 0
     for index in itertools.count():
         shard = list(itertools.islice(stream, ROWS_A_SHARD))
         if not shard:
             break
         text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in shard)
         (folder / "shards" / f"shard-{index:03d}.jsonl").write_text(text, "utf-8")
+        written += len(shard)
+    if written < n:
+        raise UserError(f"expected at most {written} rows, which all invented verbs give, got {n}.")
+    files.write_text(folder / "MANIFEST.json", "".join(corpus.read_shards(folder / "shards").manifest()))
 
 
 def main() -> None:

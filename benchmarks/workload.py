@@ -3,7 +3,8 @@
 A workload is a file, so that processes which share nothing else begin with the same numbers.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from minitrain.batches import TokenStore, batch_ids, pad
 from minitrain.loop import initial_state
 from minitrain.model import MiniGPT
 from minitrain.params import ModelParams, TrainParams
-from minitrain.tokenizer import BOS, EOS
+from minitrain.tokenizer import BOS, EOS, PAD
 
 
 class Batch(NamedTuple):
@@ -46,18 +47,23 @@ class Work:
         """The initial weights by name."""
         return MiniGPT(self.model, self.vocab_size).views(self.weights)
 
-    def batches(self, n: int) -> list[Batch]:
-        """The first n batches, in the order in which minitrain.loop takes them, each padded to its longest row."""
-        result, epoch, position = [], 0, 0
-        for _ in range(n):
+    def batches(self) -> Iterator[Batch]:
+        """Batches without end, in the order in which minitrain.loop takes them, each padded to its longest row."""
+        epoch = position = 0
+        while True:
             ids, epoch, position = batch_ids(len(self.store), self.train.seed, epoch, position, self.train.batch_size)
             shard = pad(self.store, ids)
-            result.append(Batch(shard.tokens, shard.targets))
-        return result
+            yield Batch(shard.tokens, shard.targets)
+
+    def padded_batches(self) -> Iterator[Batch]:
+        """The same, each padded to the context: one shape, so that what is compiled is compiled once."""
+        for batch in self.batches():
+            pads = ((0, 0), (0, self.model.context - batch.tokens.shape[1]))
+            yield Batch(*(np.pad(array, pads, constant_values=PAD) for array in batch))
 
     def real_tokens(self, n: int) -> int:
         """How many of the tokens in the first n batches are not padding."""
-        return sum(int(np.count_nonzero(batch.targets)) for batch in self.batches(n))
+        return sum(int(np.count_nonzero(batch.targets)) for batch in itertools.islice(self.batches(), n))
 
     def save(self, path: Path) -> None:
         """Write everything to two files, ``path`` and a JSON file beside it."""
@@ -75,6 +81,11 @@ class Work:
         weights = tensors.pop("weights")
         model, train = ModelParams(**config["model"]), TrainParams(**config["train"])
         return cls(model, train, config["vocab_size"], TokenStore(**tensors), weights)
+
+
+def average_decay(step: int, decay: float) -> float:
+    """The decay of the running average of the weights at a step, as in minitrain.loop."""
+    return min(decay, (1 + step) / (10 + step))
 
 
 def make_work(model: ModelParams, train: TrainParams, vocab_size: int, store: TokenStore) -> Work:

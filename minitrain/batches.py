@@ -48,6 +48,11 @@ class TokenStore:
         """Tokens of each sequence, int64."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, ids: np.ndarray) -> np.ndarray:
+        """Tokens of some sequences, int64."""
+        lengths: np.ndarray = self.offsets[ids + 1] - self.offsets[ids]
+        return lengths
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The store as its file has it."""
         return {"tokens": self.tokens, "offsets": self.offsets, "cell": self.cell, "direction": self.direction}
@@ -71,9 +76,10 @@ class TokenStore:
                 f"{name}: expected sequences of 2 to {context + 1} tokens (model.context + 1), got "
                 f"{self.lengths.min()} to {self.lengths.max()}."
             )
-        if self.tokens.max() >= vocab_size or self.direction.max() >= len(DIRECTIONS):
+        if not PAD < self.tokens.min() <= self.tokens.max() < vocab_size or self.direction.max() >= len(DIRECTIONS):
             raise UserError(
-                f"{name}: expected token ids below {vocab_size} and directions below {len(DIRECTIONS)}, got other ones."
+                f"{name}: expected token ids above {PAD} (<pad>) and below {vocab_size}, and directions below "
+                f"{len(DIRECTIONS)}, got other ones."
             )
 
 
@@ -117,7 +123,7 @@ def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[
     """Sort the sequences ``ids`` by length, longest first, and cut them into at most ``n_shards`` padded parts that
     cost about the same.
     """
-    lengths = store.lengths[ids]
+    lengths = store.lengths_of(ids)
     order = np.argsort(-lengths, kind="stable")
     cost = lengths[order] * (ATTENTION_COST_EQUALS + lengths[order])
     part_of = (np.cumsum(cost) - cost) * n_shards // cost.sum()
@@ -126,7 +132,7 @@ def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[
 
 def pad(store: TokenStore, ids: np.ndarray) -> Microshard:
     """The sequences ``ids``, in this order, as one microshard."""
-    starts, lengths = store.offsets[ids], store.lengths[ids]
+    starts, lengths = store.offsets[ids], store.lengths_of(ids)
     positions = np.arange(lengths.max())
     real = positions < lengths[:, None]  # (B, T + 1)
     rows = np.full(real.shape, PAD, dtype=np.intp)

@@ -209,8 +209,12 @@ def read_rows(shards: Shards) -> Iterator[tuple[str, Row]]:
     """Every row with its place, ``file:line``."""
     for path, lines in shards.items():
         for number, line in enumerate(lines(), start=1):
-            where = f"{path}:{number}"
-            yield where, parse_row(files.decode_line(line, where), where)
+            yield f"{path}:{number}", _row(path, number, line)
+
+
+def _row(path: Path, number: int, line: bytes) -> Row:
+    where = f"{path}:{number}"
+    return parse_row(files.decode_line(line, where), where)
 
 
 def take_census(shards: Shards) -> Census:
@@ -226,15 +230,10 @@ def take_census(shards: Shards) -> Census:
     wrong: dict[str, array[int]] = {kind: array("q") for kind in ("cell", "text")}
     known_counts: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for all cells with the same counts
     for path, lines in shards.items():
-        digest, n_rows = hashlib.sha256(), 0
-
-        def hashed(lines: Iterable[bytes] = lines(), digest: Any = digest) -> Iterator[bytes]:
-            for line in lines:
-                digest.update(line)
-                yield line
-
-        for _, row in read_rows({path: hashed}):
-            n_rows += 1
+        digest, number = hashlib.sha256(), 0
+        for number, line in enumerate(lines(), start=1):
+            digest.update(line)
+            row = _row(path, number, line)
             name = row.cell
             correct = row.label == "correct"
             unique["id"].append(hash(row.id))
@@ -251,7 +250,7 @@ def take_census(shards: Shards) -> Census:
             census.by_cell[name] = known_counts.setdefault(counts, counts)
             if correct:
                 census.examples.append(_example(row, name))
-        census.shards.append({"file": path.name, "rows": n_rows, "sha256": digest.hexdigest()})
+        census.shards.append({"file": path.name, "rows": number, "sha256": digest.hexdigest()})
     unique["cell"] = right["cell"]
     if any(_has_duplicates(hashes) for hashes in unique.values()) or _contradict(right, wrong):
         _name_the_problem(shards)
@@ -314,8 +313,10 @@ def read_corpus(folder: Path, manifest_path: Path) -> Census:
         if not pinned.startswith(piece, at):
             break
         at += len(piece)
-    if at != len(pinned):
-        _compare_with_manifest(census, files.read_json(manifest_path), folder, manifest_path)
+    else:
+        if at == len(pinned):
+            return census
+    _compare_with_manifest(census, files.read_json(manifest_path), folder, manifest_path)
     return census
 
 

@@ -8,6 +8,7 @@ saved state computes the very bits of one that was never stopped.
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -146,13 +147,17 @@ def train(
             tape.backward(loss, np.ones(1, np.float32))
         return float(loss.data[0])
 
-    def run_in_turn(tasks: Iterator[tuple[int, Microshard, int, int]], losses: list[float]) -> None:
+    def run_in_turn(tasks: deque[tuple[int, Microshard, int, int]], losses: list[float]) -> None:
         """Take microshards until none is left, as every thread does at the same time."""
-        for index, shard, n_targets, seed in tasks:
+        while True:
+            try:
+                index, shard, n_targets, seed = tasks.popleft()  # a deque may be shared by threads
+            except IndexError:
+                return
             losses[index] = run_microshard(index, shard, n_targets, seed)
 
     n_threads = min(n_shards, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
         while True:
             # Steps + 1 rounds: the last one only evaluates and saves.
             evaluated = any(step == state.step for step, _ in state.evaluations[-1:])  # before the run was stopped
@@ -173,8 +178,8 @@ def train(
 
             # Forward and backward, on this thread too: to wake one thread less saves a twentieth of the step.
             # Losses and gradients are added in the order of microshards, not of threads.
-            losses = [0.0] * len(shards)
-            tasks = zip(range(len(shards)), shards, [n_targets] * len(shards), seeds, strict=False)
+            losses = [math.nan] * len(shards)
+            tasks = deque((index, shard, n_targets, seeds[index]) for index, shard in enumerate(shards))
             helpers = [pool.submit(run_in_turn, tasks, losses) for _ in range(n_threads - 1)]
             run_in_turn(tasks, losses)
             for helper in helpers:

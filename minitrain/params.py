@@ -32,7 +32,8 @@ def _probability() -> Any:
 
 
 def _positive() -> Any:
-    return _key("a number above 0 and at most 1e6", lambda value: 0 < value <= 1e6)
+    # Not smaller, so that a number divided by it in float32 stays finite.
+    return _key("a number from 1e-12 to 1e6", lambda value: 1e-12 <= value <= 1e6)
 
 
 def _relative_path() -> Any:
@@ -84,7 +85,9 @@ class TrainParams:
     seed: int = _at_least(0)
     steps: int = _at_least(1)
     batch_size: int = _at_least(1, 65536)  # sequences a step
-    microshards: int = _at_least(1, 1024)  # parts a batch is cut into; decides the order of sums, so the bits
+    microshards: int = _at_least(
+        1, 1024
+    )  # parts, at most, that a batch is cut into; decides the order of sums, so the bits
     lr: float = _positive()  # after warm-up
     lr_final: float = _positive()  # where the cosine ends, one step after the last
     warmup_steps: int = _at_least(0)

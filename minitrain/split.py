@@ -49,7 +49,7 @@ def split_cells(
                 if quotas[split][stratum] == 0 or (by == "cell" and persons[verb_tense] == 1):
                     passed_over.append(name)
                     continue
-                persons[verb_tense] -= 1
+                persons[verb_tense] -= 1  # counts for by="cell" alone
                 quotas[split][stratum] -= 1
                 held_out[name] = split
             waiting = passed_over

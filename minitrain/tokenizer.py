@@ -105,7 +105,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     chunks = list(_characters_to_ids(texts, alphabet))
     counts = np.zeros((vocab_size, vocab_size), dtype=np.int64)
     for ids in chunks:
-        counts += _pair_counts(ids, np.arange(len(ids) - 1), vocab_size)
+        np.add.at(counts, (ids[:-1], ids[1:]), 1)
     while len(tokens) < vocab_size:
         mergeable = counts[len(SPECIALS) :, len(SPECIALS) :]
         best = int(mergeable.max())
@@ -126,15 +126,14 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
                 continue
             chunks[index] = merged = _merge(ids, sites, new)
             moved = sites - np.arange(len(sites))  # each merge shortens what comes after it by one
-            counts -= _pair_counts(ids, _around(len(ids), sites - 1, sites, sites + 1), vocab_size)
-            counts += _pair_counts(merged, _around(len(merged), moved - 1, moved), vocab_size)
+            np.subtract.at(counts, _pairs(ids, _around(len(ids), sites - 1, sites, sites + 1)), 1)
+            np.add.at(counts, _pairs(merged, _around(len(merged), moved - 1, moved)), 1)
     return Tokenizer(tuple(tokens), tuple(merges))
 
 
-def _pair_counts(ids: np.ndarray, positions: np.ndarray, vocab_size: int) -> np.ndarray:
-    """How often each (left, right) starts at one of some positions: (vocab_size, vocab_size)."""
-    pairs = ids[positions].astype(np.int64) * vocab_size + ids[positions + 1]
-    return np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+def _pairs(ids: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The (left, right) that start at some positions."""
+    return ids[positions], ids[positions + 1]
 
 
 def _around(length: int, *positions: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_our_contenders_first_loss_is_that_of_the_batch_the_peers_take(work):
     first = numpy_.build(dataclasses.replace(work, train=plain)).step()
     assert loss == pytest.approx(first, rel=1e-6)
     assert set(grads) == set(work.named_weights())
-    batch = work.batches(1)[0]
+    batch = next(work.batches())
     assert np.count_nonzero(batch.targets) == work.real_tokens(1)
 
 

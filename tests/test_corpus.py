@@ -186,6 +186,11 @@ def test_shards_must_match_their_manifest(tmp_path, good):
     files.write_text(path, "".join(corpus.read_shards(tmp_path / "shards").manifest()))
     manifest = files.read_json(path)
     assert len(corpus.read_corpus(tmp_path / "shards", path).examples) == 1
+    pieces = list(corpus.read_shards(tmp_path / "shards").manifest())
+    for n in range(len(pieces)):  # cut between two pieces of its text
+        path.write_text("".join(pieces[:n]))
+        with pytest.raises(UserError, match=r"MANIFEST\.json:\d+: expected JSON"):
+            corpus.read_corpus(tmp_path / "shards", path)
     path.write_text(json.dumps(manifest))  # spelled in another way: the same manifest
     assert len(corpus.read_corpus(tmp_path / "shards", path).examples) == 1
 

@@ -70,7 +70,7 @@ def test_two_runs_at_once_leave_what_one_leaves(tmp_path):
     project = kills.Project(tmp_path / "project")
     project.finish()
     reference, batches = project.left(), project.batches()
-    assert kills.two_at_once(project, reference, batches).endswith("ended well")
+    assert kills.two_at_once(project, reference, batches) in ("1 gave up, 1 ended well", "0 gave up, 2 ended well")
     (project.path / "models" / "intruder").write_bytes(b"")  # the negative control: the comparison can fail
     with pytest.raises(UserError, match="different: models/intruder"):
         kills.check(project, reference, batches, "never")

@@ -99,7 +99,7 @@ NO_DROPOUT = dataclasses.replace(TINY_TRAIN, embed_dropout=0.0, residual_dropout
 
 
 def reference_run(params, train_set, val_set):
-    """The run as the documentation tells it: one batch, no microshards, no arena, float64 throughout."""
+    """The run as the documentation tells it: one batch, no microshards, float64 throughout."""
     model = MiniGPT(TINY_MODEL, TINY_VOCAB)
     weights = initial_state(TINY_MODEL, params, TINY_VOCAB).weights.astype(np.float64)
     grads, names = np.zeros_like(weights), model.views(weights)

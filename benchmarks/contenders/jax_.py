@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.workload import Contender, Work
+from benchmarks.workload import Contender, Work, average_decay
 from minitrain.model import ROPE_BASE
 from minitrain.tokenizer import PAD
 
@@ -89,36 +89,28 @@ def build(work: Work) -> Contender:
     ema = {name: jnp.array(value) for name, value in work.named_weights().items()}
 
     @partial(jax.jit, donate_argnums=(0, 1, 2))
-    def update(weights: Weights, ema: Weights, state: Any, key: Any, tokens: Any, targets: Any) -> Any:
+    def update(weights: Weights, ema: Weights, state: Any, key: Any, tokens: Any, targets: Any, decay: Any) -> Any:
         key, used = jax.random.split(key)
         loss, grads = jax.value_and_grad(loss_of)(weights, tokens, targets, used, work)
         changes, state = optimizer.update(grads, state, weights)
         weights = optax.apply_updates(weights, changes)
-        ema = optax.incremental_update(weights, ema, 1 - params.ema_decay)
+        ema = optax.incremental_update(weights, ema, 1 - decay)
         return weights, ema, state, key, loss
 
     carried = (weights, ema, optimizer.init(weights), jax.random.key(0))
-    batches = itertools.cycle(
-        [
-            tuple(
-                np.pad(array, ((0, 0), (0, work.model.context - array.shape[1])), constant_values=PAD)
-                for array in batch
-            )
-            for batch in work.batches(min(200, params.steps))
-        ]
-    )
+    batches, steps = work.padded_batches(), itertools.count()
 
     def step() -> float:
         nonlocal carried
-        *state, loss = update(*carried, *next(batches))
+        decay = np.float32(average_decay(next(steps), params.ema_decay))
+        *state, loss = update(*carried, *next(batches), decay)
         carried = tuple(state)
         return float(loss)
 
     def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
-        batch = work.batches(1)[0]
-        loss, grads = jax.value_and_grad(loss_of)(
-            {name: jnp.array(value) for name, value in work.named_weights().items()}, *batch, None, work
-        )
+        weights = {name: jnp.array(value) for name, value in work.named_weights().items()}
+        of_batch = jax.jit(jax.value_and_grad(partial(loss_of, key=None, work=work)))
+        loss, grads = of_batch(weights, *next(work.padded_batches()))
         return float(loss), {name: np.asarray(grad) for name, grad in grads.items()}
 
     return Contender(step, loss_and_grads)

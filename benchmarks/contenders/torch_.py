@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (everybody's name for it)
 from torch import Tensor, nn
 
-from benchmarks.workload import Contender, Work
+from benchmarks.workload import Contender, Work, average_decay
 from minitrain.minitorch.schedule import Schedule
 from minitrain.model import ROPE_BASE
 from minitrain.tokenizer import PAD
@@ -52,10 +52,9 @@ class GPT(nn.Module):  # type: ignore[misc]
         x = F.dropout(self.embed(tokens), self.p.embed_dropout, self.training)
         attention_dropout = self.p.attention_dropout if self.training else 0.0
         for block in self.blocks:
-            q, k, v = block.qkv(block.ln1(x)).view(B, T, 3, self.H, -1).permute(2, 0, 3, 1, 4)
-            heads = F.scaled_dot_product_attention(
-                self.rope(q), self.rope(k), v, dropout_p=attention_dropout, is_causal=True
-            )
+            qkv = block.qkv(block.ln1(x)).view(B, T, 3, self.H, -1).permute(2, 0, 3, 1, 4)
+            q, k = self.rope(qkv[:2])
+            heads = F.scaled_dot_product_attention(q, k, qkv[2], dropout_p=attention_dropout, is_causal=True)
             branch = block.o(heads.transpose(1, 2).reshape(B, T, -1))
             x = x + F.dropout(branch, self.p.residual_dropout, self.training)
             branch = block.down(F.gelu(block.up(block.ln2(x)), approximate="tanh"))
@@ -112,35 +111,31 @@ def build(work: Work, threads: int, compiled: bool) -> Contender:
     ema = [p.detach().clone() for p in weights]
     schedule = Schedule(params.lr, params.lr_final, params.warmup_steps, params.steps)
     forward = torch.compile(model, dynamic=False) if compiled else model
-    batches = [
-        tuple(torch.from_numpy(_to_context(array, work.model.context) if compiled else array) for array in batch)
-        for batch in work.batches(min(200, params.steps))
-    ]
-    taken = itertools.cycle(batches)
+    batches = work.padded_batches() if compiled else work.batches()
     steps = itertools.count()
 
     def step() -> float:
-        tokens, targets = next(taken)
+        tokens, targets = map(torch.from_numpy, next(batches))
+        number = next(steps)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.lr_at(next(steps) // 2)  # two groups
+            group["lr"] = schedule.lr_at(number)
         loss = forward(tokens, targets)
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, params.clip_norm)
+        nn.utils.clip_grad_norm_(weights, params.clip_norm, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_lerp_(ema, weights, 1 - params.ema_decay)
+            torch._foreach_lerp_(ema, weights, 1 - average_decay(number, params.ema_decay))
         return float(loss)
 
     def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
-        fresh = GPT(work).train(False)
-        fresh.load(work.named_weights())
-        loss = fresh(*(torch.from_numpy(array) for array in work.batches(1)[0]))
+        batch = next(work.padded_batches() if compiled else work.batches())
+        model.train(False)
+        loss = forward(*map(torch.from_numpy, batch))
         loss.backward()
-        return float(loss), {name: grad.numpy() for name, grad in fresh.minitrain_parameters(of_gradient=True).items()}
+        grads = {name: grad.numpy().copy() for name, grad in model.minitrain_parameters(of_gradient=True).items()}
+        optimizer.zero_grad(set_to_none=True)
+        model.train(True)
+        return float(loss), grads
 
     return Contender(step, loss_and_grads)
-
-
-def _to_context(array: np.ndarray, context: int) -> np.ndarray:
-    return np.pad(array, ((0, 0), (0, context - array.shape[1])), constant_values=PAD)

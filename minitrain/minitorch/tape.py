@@ -87,7 +87,9 @@ class Tape:
         return output
 
     def backward(self, output: Tensor, dout: np.ndarray) -> None:
-        """Add the gradients of ``(output * dout).sum()`` to every tensor that ``output`` was made of.
+        """Leave the gradients of ``(output * dout).sum()`` with the tensors that ``output`` was made of.
+
+        What was computed on the way keeps none.
 
         Uses up the records: what a record has saved is free, for later gradients, as soon as it was used.
         """
