@@ -93,7 +93,7 @@ def report(grid: list[Point], slopes: dict[str, float]) -> str:
             for point in largest
         )
         + ".",
-        f"Nothing is padding here. Ours cuts a batch into microshards of {TOKENS_A_MICROSHARD} tokens, or at least into two.",
+        f"Nothing is padding here. Ours cuts a batch into microshards of {TOKENS_A_MICROSHARD} tokens, at least two.",
         "",
         f"| d_model | layers | context | batch | parameters | {LABELS[OURS]} | {LABELS[PEER]} | ours is faster by |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|",
