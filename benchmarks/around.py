@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.compare import machine
+from benchmarks.machine import machine
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.loop import CheckpointDue, Step, checkpoint_is_due, initial_state, train

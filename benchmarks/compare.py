@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import pictures
+from benchmarks.machine import machine
 from benchmarks.worker import CONTENDERS
 from benchmarks.workload import Work, make_work
 from minitrain import files
@@ -161,12 +162,6 @@ def whole_run(name: str, work: Path, steps: int) -> tuple[float, int]:
     memory = int(worker.ask("memory"))
     worker.stop()
     return seconds, memory
-
-
-def machine() -> str:
-    """The processor's name and the number of cores that may be used."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0].partition(': ')[2] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def report(

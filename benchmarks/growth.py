@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import pictures
-from benchmarks.compare import LABELS, OURS, Worker, machine
+from benchmarks.compare import LABELS, OURS, Worker
+from benchmarks.machine import machine
 from benchmarks.workload import Work, make_work, random_store
 from minitrain import files
 from minitrain.errors import run_command

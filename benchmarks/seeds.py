@@ -11,18 +11,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from minitrain import corpus, files, sequences, tokenizer
-from minitrain.batches import SPLITS
+from minitrain import files
+from minitrain.batches import SPLITS, TokenStore
 from minitrain.errors import UserError, run_command
 from minitrain.loop import Step, initial_state, train
 from minitrain.minitorch.tape import Tape
-from minitrain.model import MiniGPT, token_nll
+from minitrain.model import token_nll
 from minitrain.ngram import add_alpha_nll, kneser_ney_nll
 from minitrain.params import Params, read_params
-from minitrain.split import split_cells
+from stages import shard_to_batches
+from stages.inputs import model_of
 
 TABLE = Path("benchmarks/seeds.md")
 EACH = {"add-alpha": 0.60, "Kneser-Ney": 0.72}  # the bound on each seed's ratio, val and test
@@ -32,13 +32,10 @@ T_95 = {5: 2.776, 10: 2.262, 20: 2.093}  # Student's t, 97.5 % quantile, for n v
 
 def run_seed(params: Params, seed: int) -> dict[str, float]:
     """Train one seed; perplexities and ratios on val and test."""
-    rows = corpus.read_corpus(Path(params.data.shards), Path(params.data.manifest)).examples
-    split_of = split_cells(rows, params.split.by, seed, params.split.val_fraction, params.split.test_fraction)
-    rows_of = {split: [row for row in rows if split_of[row.cell] == split] for split in SPLITS}
+    params = dataclasses.replace(params, split=dataclasses.replace(params.split, seed=seed))
+    content, _ = shard_to_batches.build(params)
+    stores = {split: TokenStore(**files.decode_tensors(content[f"{split}.safetensors"], split)) for split in SPLITS}
     vocab_size = params.tokenizer.vocab_size
-    bpe = tokenizer.train(sequences.SequenceTexts(rows_of["train"]), vocab_size)
-    cells = sorted(split_of)
-    stores = {split: sequences.make_store(rows_of[split], cells, bpe, params.model.context)[0] for split in SPLITS}
 
     settings = dataclasses.replace(params.train, seed=seed)
     state = initial_state(params.model, settings, vocab_size)
@@ -46,8 +43,7 @@ def run_seed(params: Params, seed: int) -> dict[str, float]:
         for event in train(state, stores["train"], stores["val"], params.model, settings, vocab_size):
             if isinstance(event, Step):
                 bar.update()
-    model = MiniGPT(params.model, vocab_size)
-    model.bind(state.best_weights, np.zeros_like(state.best_weights))
+    model = model_of(state.best_weights, params.model, vocab_size)
 
     result: dict[str, float] = {"seed": seed, "best step": state.best_step}
     for split in ("val", "test"):

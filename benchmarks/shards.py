@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.compare import machine
+from benchmarks.machine import machine
 from minitrain import files
 from minitrain.errors import UserError, run_command
 from proofs.project import copy_project
@@ -20,7 +20,7 @@ PARAMS = {"data.shards": "data/synthetic/shards", "data.manifest": "data/synthet
 
 
 RUN = """
-from benchmarks.worker import peak_memory
+from benchmarks.machine import peak_memory
 from stages import shard_to_batches
 shard_to_batches.produce()
 print(peak_memory())

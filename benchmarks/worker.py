@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import peak_memory
 from benchmarks.workload import Contender, Work
 from minitrain import files
 from minitrain.minitorch.memory import keep_freed_memory
@@ -36,12 +37,6 @@ def build(name: str, work: Work) -> Contender:
 
     threads = 1 if name.endswith("-1") else len(os.sched_getaffinity(0))
     return torch_.build(work, threads, compiled="compile" in name)
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def main() -> None:

@@ -83,11 +83,6 @@ class Work:
         return cls(model, train, config["vocab_size"], TokenStore(**tensors), weights)
 
 
-def average_decay(step: int, decay: float) -> float:
-    """The decay of the running average of the weights at a step, as in minitrain.loop."""
-    return min(decay, (1 + step) / (10 + step))
-
-
 def make_work(model: ModelParams, train: TrainParams, vocab_size: int, store: TokenStore) -> Work:
     """A workload with the weights that minitrain would begin with."""
     return Work(model, train, vocab_size, store, initial_state(model, train, vocab_size).weights)

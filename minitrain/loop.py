@@ -194,7 +194,7 @@ def train(
             _check_step(state.step, loss, grad_norm, replicas[0].views(grad), vocab_size)
             lr = float(np.float32(state.schedule.lr_at(state.step)))
             adamw_step(state.weights, grad, state.adamw, lr, (params.beta1, params.beta2), params.eps, decay, scratch)
-            _average(state.ema, state.weights, state.step, params.ema_decay, scratch)
+            _average(state.ema, state.weights, average_decay(state.step, params.ema_decay), scratch)
 
             state.log.append((loss, lr, grad_norm))
             state.step += 1
@@ -230,9 +230,13 @@ def _evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore, tape: T
     return Evaluation(state.step, loss, is_best)
 
 
-def _average(ema: np.ndarray, weights: np.ndarray, step: int, decay: float, scratch: np.ndarray) -> None:
-    """Move the running average towards the weights; faster at first, when it still holds the initial ones."""
-    decay = min(decay, (1 + step) / (10 + step))
+def average_decay(step: int, decay: float) -> float:
+    """How much of the running average is kept at a step: less at first, when it still holds the initial weights."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def _average(ema: np.ndarray, weights: np.ndarray, decay: float, scratch: np.ndarray) -> None:
+    """Move the running average towards the weights."""
     np.subtract(weights, ema, out=scratch)
     ema += np.multiply(scratch, np.float32(1 - decay), out=scratch)
 

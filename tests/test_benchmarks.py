@@ -12,7 +12,8 @@ from benchmarks import synthetic_shards
 from benchmarks.compare import product_flops
 from benchmarks.contenders import numpy_
 from benchmarks.workload import Work, make_work
-from minitrain import corpus
+from minitrain import corpus, loop
+from minitrain.batches import make_microshards, pad
 from minitrain.loop import Step, initial_state, train
 
 
@@ -46,6 +47,24 @@ def test_our_contenders_first_loss_is_that_of_the_batch_the_peers_take(work):
     assert set(grads) == set(work.named_weights())
     batch = next(work.batches())
     assert np.count_nonzero(batch.targets) == work.real_tokens(1)
+
+
+def test_peers_take_the_batches_that_the_loop_takes(work, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        loop, "make_microshards", lambda store, ids, n: taken.append(ids) or make_microshards(store, ids, n)
+    )
+    contender = numpy_.build(work)
+    for _ in range(8):  # two epochs and more
+        contender.step()
+    for ids, batch, padded in zip(taken, work.batches(), work.padded_batches(), strict=False):
+        expected = pad(work.store, ids)
+        assert np.array_equal(batch.tokens, expected.tokens)
+        assert np.array_equal(batch.targets, expected.targets)
+        width = batch.tokens.shape[1]
+        assert padded.tokens.shape == (len(ids), TINY_MODEL.context)
+        assert np.array_equal(padded.tokens[:, :width], batch.tokens)
+        assert not padded.tokens[:, width:].any()
 
 
 def test_product_flops_of_one_sequence(work):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.workload import Contender, Work, average_decay
+from benchmarks.workload import Contender, Work
+from minitrain.loop import average_decay
 from minitrain.model import ROPE_BASE
 from minitrain.tokenizer import PAD
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (everybody's name for it)
 from torch import Tensor, nn
 
-from benchmarks.workload import Contender, Work, average_decay
+from benchmarks.workload import Contender, Work
+from minitrain.loop import average_decay
 from minitrain.minitorch.schedule import Schedule
 from minitrain.model import ROPE_BASE
 from minitrain.tokenizer import PAD
