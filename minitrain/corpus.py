@@ -191,10 +191,11 @@ class Census:
 
 def read_shards(folder: Path) -> Census:
     """What the ``*.jsonl`` of a folder hold, see ``take_census``."""
-    return take_census(_shards(folder))
+    return take_census(shards_of(folder))
 
 
-def _shards(folder: Path) -> Shards:
+def shards_of(folder: Path) -> Shards:
+    """The ``*.jsonl`` of a folder, by name; UserError when there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder of shards, found none. See data.shards in params.yaml.")
     paths = sorted(folder.glob("*.jsonl"))
@@ -225,7 +226,7 @@ def take_census(shards: Shards) -> Census:
     """
     census = Census([], [], Counter(), Counter(), Counter(), {})
     # What must be unique or agree is remembered as 64-bit hashes; whether a match is one is asked afterwards.
-    unique: dict[str, array[int]] = {kind: array("q") for kind in ("id", "fingerprint", "cell")}
+    ids, fingerprints = array("q"), array("q")
     right: dict[str, array[int]] = {kind: array("q") for kind in ("cell", "text")}
     wrong: dict[str, array[int]] = {kind: array("q") for kind in ("cell", "text")}
     known_counts: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for all cells with the same counts
@@ -236,8 +237,8 @@ def take_census(shards: Shards) -> Census:
             row = _row(path, number, line)
             name = row.cell
             correct = row.label == "correct"
-            unique["id"].append(hash(row.id))
-            unique["fingerprint"].append(hash(row.fingerprint))
+            ids.append(hash(row.id))
+            fingerprints.append(hash(row.fingerprint))
             form = right if correct else wrong
             form["cell"].append(hash(name))
             form["text"].append(hash(row.text if correct else row.correct_form))
@@ -251,8 +252,7 @@ def take_census(shards: Shards) -> Census:
             if correct:
                 census.examples.append(_example(row, name))
         census.shards.append({"file": path.name, "rows": number, "sha256": digest.hexdigest()})
-    unique["cell"] = right["cell"]
-    if any(_has_duplicates(hashes) for hashes in unique.values()) or _contradict(right, wrong):
+    if any(map(_has_duplicates, (ids, fingerprints, right["cell"]))) or _contradict(right, wrong):
         _name_the_problem(shards)
     return census
 
@@ -353,7 +353,7 @@ def _compare_with_manifest(census: Census, manifest: Any, folder: Path, manifest
 
 def place_of(folder: Path, cell: str) -> str:
     """``file:line`` of the correct row of a cell, for messages about what it holds."""
-    rows = read_rows(_shards(folder))
+    rows = read_rows(shards_of(folder))
     return next((where for where, row in rows if row.label == "correct" and row.cell == cell), str(folder))
 
 

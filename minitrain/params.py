@@ -85,9 +85,7 @@ class TrainParams:
     seed: int = _at_least(0)
     steps: int = _at_least(1)
     batch_size: int = _at_least(1, 65536)  # sequences a step
-    microshards: int = _at_least(
-        1, 1024
-    )  # parts, at most, that a batch is cut into; decides the order of sums, so the bits
+    microshards: int = _at_least(1, 1024)  # parts, at most, of a batch; decides the order of sums, so the bits
     lr: float = _positive()  # after warm-up
     lr_final: float = _positive()  # where the cosine ends, one step after the last
     warmup_steps: int = _at_least(0)

@@ -24,8 +24,8 @@ def split_cells(
     ``val_fraction`` and ``test_fraction`` are fractions of the finite groups. With ``by="cell"`` at
     least one person of each (verb, tense) stays in train. Raises UserError when a split comes out empty.
     """
-    first_of: dict[str, Example] = {}  # of each group; its members agree in what is asked of it below
-    for example in examples:
+    first_of: dict[str, Example] = {}  # of each group by name, who speaks for all
+    for example in sorted(examples):
         if example.tense != "infinitive":
             first_of.setdefault(_group(example, by), example)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)

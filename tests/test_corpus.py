@@ -18,7 +18,7 @@ def verbs(root):
 @pytest.fixture(scope="module")
 def rows(root):
     census = corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json")
-    rows = [row for _, row in corpus.read_rows(corpus._shards(root / "data/shards"))]
+    rows = [row for _, row in corpus.read_rows(corpus.shards_of(root / "data/shards"))]
     assert [example.text for example in census.examples] == [row.text for row in rows if row.label == "correct"]
     return rows
 

@@ -47,6 +47,10 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order(rows):
     first = split_cells(rows, "cell", 18, 0.15, 0.15)
     assert split_cells(rows[::-1], "cell", 18, 0.15, 0.15) == first
     assert split_cells(rows, "cell", 19, 0.15, 0.15) != first
+    # Not even where the rows of a verb disagree on what the split is stratified by.
+    mixed = [row._replace(english_regularity="irregular") if row.person == "2sg" else row for row in rows]
+    for by in ("verb_tense", "verb"):
+        assert split_cells(mixed[::-1], by, 18, 0.15, 0.15) == split_cells(mixed, by, 18, 0.15, 0.15)
 
 
 def test_infinitives_always_train(rows):
