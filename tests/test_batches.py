@@ -80,6 +80,7 @@ def test_damaged_stores_are_named():
         {"direction": arrays["direction"][:-1]},
         {"direction": arrays["direction"] + 9},
         {"tokens": arrays["tokens"] + 60},
+        {"tokens": np.where(arrays["tokens"] == EOS, PAD, arrays["tokens"])},
         {"cell": arrays["cell"][:0]},
     ]
     for change in bad:

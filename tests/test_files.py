@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
                 files.write_bytes(path, b"new")
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_on_the_disk_before_the_name_and_then_the_name(tmp_path, monkeypatch):
+    """What a loss of power asks of the writer, and no fault that is injected can show."""
+    done = []
+
+    def recorded(operation):
+        real = getattr(os, operation)
+
+        def run(target, *args):
+            where = os.readlink(f"/proc/self/fd/{target}") if operation == "fsync" else target
+            done.append((operation, Path(where).suffix))
+            return real(target, *args)
+
+        return run
+
+    for operation in ("fsync", "replace"):
+        monkeypatch.setattr(os, operation, recorded(operation))
+    files.write_bytes(tmp_path / "file", b"content")
+    assert done == [("fsync", ".tmp"), ("replace", ".tmp"), ("fsync", "")]
 
 
 def test_canonical_json_is_sorted_utf8_and_refuses_nan(tmp_path):

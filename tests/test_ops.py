@@ -22,42 +22,59 @@ def keep(*shape: int) -> np.ndarray:
     return np.floor(np.random.Generator(np.random.PCG64(9)).random(shape) + 0.6) / 0.6
 
 
-def causal_with_pads() -> np.ndarray:
-    """(key, B, 1, query): the second sequence ends in two pads."""
-    visible = np.triu(np.ones((T, T), dtype=bool))[:, None].repeat(B, axis=1)
-    visible[T - 2 :, 1] = False
+def causal_with_pads(real: np.ndarray) -> np.ndarray:
+    """(B, T), False at pads -> (key, B, 1, query)."""
+    visible = np.triu(np.ones((real.shape[1],) * 2, dtype=bool))[:, None] & real.T[:, :, None]
     return np.where(visible, 0.0, -np.inf)[:, :, None]
 
 
-TOKENS = np.array([3, 0, 3, 6, 3])  # a token thrice: gradients of one row must add up
-PADDING = ops.Padding.of(np.array([[True] * 5, [True] * 3 + [False] * 2]))
-ROTATIONS = ops.rope_rotations(T, H, D, 10000.0, np.float64)
+Case = tuple[Op, list[np.ndarray], dict]  # operation, inputs, settings
 
-# name of the case: operation, inputs, settings
-CASES: dict[str, tuple[Op, list[np.ndarray], dict]] = {
-    "embedding": (ops.embedding, [normal(V, C)], {"tokens": TOKENS}),
-    "linear": (ops.linear, [normal(T, C), normal(3, C)], {}),
-    "linear with bias": (ops.linear, [normal(T, C), normal(3, C), normal(3)], {}),
-    "layer_norm": (ops.layer_norm, [normal(T, C), normal(C, seed=1), normal(C, seed=2)], {}),
-    "gelu": (ops.gelu, [3 * normal(T, C)], {}),
-    "add_padding": (ops.add_padding, [normal(8, C)], {"padding": PADDING}),
-    "remove_padding": (ops.remove_padding, [normal(B, T, C)], {"padding": PADDING}),
-    "rope": (ops.rope, [normal(B, T, 3 * C)], {"rotations": ROTATIONS}),
-    "attention": (ops.attention, [normal(B, T, 3 * C)], {"mask": causal_with_pads(), "n_heads": H}),
-    "attention with dropout": (
-        ops.attention,
-        [normal(B, T, 3 * C)],
-        {"mask": causal_with_pads(), "n_heads": H, "keep": keep(T, B, H, T)},
-    ),
-    "dropout": (ops.dropout, [normal(T, C)], {"keep": keep(T, C)}),
-    "residual": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {}),
-    "residual with dropout": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {"keep": keep(T, C)}),
-    "tied_cross_entropy": (
-        ops.tied_cross_entropy,
-        [normal(T, C), normal(V, C, seed=1)],
-        {"targets": TOKENS, "n_targets": 6},
-    ),
-}
+
+def cases(B: int, T: int, H: int, D: int, V: int) -> dict[str, Case]:
+    """A case or two of every operation, by name. Each sequence is two tokens shorter than the one before."""
+    C, real = H * D, np.arange(T) < T - 2 * np.arange(B)[:, None]
+    tokens = np.resize([3, 0, 3, 6, 3], T)  # a token thrice: gradients of one row must add up
+    padding, mask = ops.Padding.of(real), causal_with_pads(real)
+    return {
+        "embedding": (ops.embedding, [normal(V, C)], {"tokens": tokens}),
+        "linear": (ops.linear, [normal(T, C), normal(3, C)], {}),
+        "linear with bias": (ops.linear, [normal(T, C), normal(3, C), normal(3)], {}),
+        "layer_norm": (ops.layer_norm, [normal(T, C), normal(C, seed=1), normal(C, seed=2)], {}),
+        "gelu": (ops.gelu, [3 * normal(T, C)], {}),
+        "add_padding": (ops.add_padding, [normal(int(real.sum()), C)], {"padding": padding}),
+        "remove_padding": (ops.remove_padding, [normal(B, T, C)], {"padding": padding}),
+        "rope": (ops.rope, [normal(B, T, 3 * C)], {"rotations": ops.rope_rotations(T, H, D, 10000.0, np.float64)}),
+        "attention": (ops.attention, [normal(B, T, 3 * C)], {"mask": mask, "n_heads": H}),
+        "attention with dropout": (
+            ops.attention,
+            [normal(B, T, 3 * C)],
+            {"mask": mask, "n_heads": H, "keep": keep(T, B, H, T)},
+        ),
+        "dropout": (ops.dropout, [normal(T, C)], {"keep": keep(T, C)}),
+        "residual": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {}),
+        "residual with dropout": (ops.residual, [normal(T, C), normal(T, C, seed=1)], {"keep": keep(T, C)}),
+        "tied_cross_entropy": (
+            ops.tied_cross_entropy,
+            [normal(T, C), normal(V, C, seed=1)],
+            {"targets": tokens, "n_targets": 6},
+        ),
+    }
+
+
+CASES = cases(B, T, H, D, V)
+LARGE_CASES = cases(4, 29, 4, 16, 64)  # as in the locked model, so that vector loops have something to do
+TOKENS, ROTATIONS = CASES["embedding"][2]["tokens"], CASES["rope"][2]["rotations"]
+PADDING, MASK = CASES["add_padding"][2]["padding"], CASES["attention"][2]["mask"]
+
+
+def in_float32(settings: dict) -> dict:
+    """Settings of a case as float32 training has them."""
+    narrow = {"f": np.float32, "c": np.complex64}
+    return {
+        key: value.astype(narrow.get(value.dtype.kind, value.dtype)) if isinstance(value, np.ndarray) else value
+        for key, value in settings.items()
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,12 +113,7 @@ def test_float32_computes_in_float32_and_close_to_float64(name):
     op, inputs, settings = CASES[name]
     results = {}
     for dtype in (np.float32, np.float64):
-        narrow = {
-            key: value.astype(np.complex64 if value.dtype.kind == "c" else dtype)
-            if isinstance(value, np.ndarray) and value.dtype.kind in "fc" and dtype == np.float32
-            else value
-            for key, value in settings.items()
-        }
+        narrow = in_float32(settings) if dtype == np.float32 else settings
         tape = Tape()
         tensors = [Tensor(array.astype(dtype)) for array in inputs]
         output = op(tape, *tensors, **narrow)
@@ -163,7 +175,7 @@ def test_attention_formula():
                 seen = min(t + 1, n_real)
                 scores = np.exp(k[:seen] @ q[t])
                 out[b, t, h] = scores / scores.sum() @ v[:seen]
-    got = forward(ops.attention, x.reshape(B, T, -1), mask=causal_with_pads(), n_heads=H)
+    got = forward(ops.attention, x.reshape(B, T, -1), mask=MASK, n_heads=H)
     np.testing.assert_allclose(got, out.reshape(B, T, -1), rtol=1e-10)
 
 
@@ -178,13 +190,8 @@ def test_cross_entropy_formula():
 @pytest.mark.parametrize("name", CASES)
 def test_where_an_array_lies_in_memory_changes_no_bit(name):
     """Vector loops may treat the ends of an array apart; malloc aligns to 16 bytes only."""
-    op, inputs, settings = CASES[name]
-    settings = {
-        key: value.astype(np.complex64 if value.dtype.kind == "c" else np.float32)
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fc"
-        else value
-        for key, value in settings.items()
-    }
+    op, inputs, settings = LARGE_CASES[name]
+    settings = in_float32(settings)
     results = set()
     for shift in range(0, 64, 16):
         tape, tensors = Tape(), []
@@ -205,4 +212,4 @@ def test_large_logits_and_scores_do_not_overflow():
     hidden, weight = 1e4 * normal(T, C), normal(V, C, seed=1)
     settings = {"targets": TOKENS, "n_targets": 5}
     assert np.isfinite(forward(ops.tied_cross_entropy, hidden, weight, **settings)).all()
-    assert np.isfinite(forward(ops.attention, 1e3 * normal(B, T, 3 * C), mask=causal_with_pads(), n_heads=H)).all()
+    assert np.isfinite(forward(ops.attention, 1e3 * normal(B, T, 3 * C), mask=MASK, n_heads=H)).all()
