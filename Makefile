@@ -8,13 +8,16 @@
 # The proofs of docs/reproducibility.md, minutes each:
 #
 #   make prove-cpus     make prove-kills     make prove-faults     make prove-damage
+#
+# And one of more than an hour: make prove-lock
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check seeds bench profile ui hooks format clean prove-cpus prove-kills prove-faults prove-damage
+.PHONY: repro test check seeds bench profile ui hooks format clean
+.PHONY: prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
 	dvc repro
@@ -41,7 +44,7 @@ profile: .venv/run
 	dvc repro shard-to-batches
 	python -m benchmarks.profile_step
 
-prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
+prove-cpus prove-kills prove-faults prove-damage prove-lock: prove-%: .venv/run
 	python -m proofs.$*
 
 ui: .venv/run
