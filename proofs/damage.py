@@ -4,7 +4,7 @@ Thousands of damaged copies of the model, the state, the batches and the tokeniz
 growth, blocks overwritten or swapped, headers that lie about lengths and offsets, whole files with other tensors,
 dtypes, shapes, values or keys, another config's file, and a symlink, folder or FIFO in the file's place. The loading
 happens in child processes; a crash, a hang, a file that loads, a second or 200 MB too many is a failure. Negative
-control: the undamaged files do load.
+controls: the undamaged files do load, and a loader without its digest check is caught.
 """
 
 import argparse
@@ -28,13 +28,14 @@ import numpy as np
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.params import read_params
-from proofs.project import SHORT, copy_project
+from proofs.project import ROOT, SHORT, copy_project
 from stages.inputs import read_batches, read_model
 
 MEMORY = 200 << 20  # bytes that a refusal may cost, beyond what the loaded libraries take
 SECONDS = 1.0  # that a refusal may take
 CHUNK = 250  # damaged copies for each child process
 SIZE = 103_680
+DIGEST_CHECK = 'if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:'
 
 
 def targets(project: Path) -> dict[str, Path]:
@@ -202,19 +203,39 @@ def other_json(rng: random.Random, data: bytes) -> bytes:
 
 
 BINARY: tuple[Damage, ...] = (
-    *(
-        flip_bits,
-        flip_in_header,
-        truncate,
-        grow,
-        overwrite,
-        swap_blocks,
-        lie_about_header,
-        lie_in_header,
-        other_content,
-    ),
+    flip_bits,
+    flip_in_header,
+    truncate,
+    grow,
+    overwrite,
+    swap_blocks,
+    lie_about_header,
+    lie_in_header,
+    other_content,
 )
 TEXT: tuple[Damage, ...] = (flip_bits, truncate, grow, overwrite, swap_blocks, other_json)
+
+
+def damaged_copy(rng: random.Random, kind: str, data: bytes) -> tuple[str, bytes]:
+    """A copy that is really another one; by what way it came about."""
+    while True:
+        damage = rng.choice(TEXT if kind == "tokenizer" else BINARY)
+        damaged = damage(rng, data)
+        if damaged != data and not (kind == "checkpoint" and damage is other_content and loads_alike(damaged)):
+            return damage.__name__, damaged
+
+
+def loads_alike(data: bytes) -> bool:
+    """A whole state file with other values is no damage: without a manifest beside it, it is just another state."""
+    layout = checkpoint.state_layout(SIZE)
+    tensors = files.decode_tensors(data, "whole")
+    return tensors.keys() == layout.keys() and all(
+        tensors[name].dtype == dtype
+        and tensors[name].ndim == len(shape)
+        and all(want in (None, have) for want, have in zip(shape, tensors[name].shape, strict=True))
+        and (tensors[name].dtype.kind != "f" or bool(np.isfinite(tensors[name]).all()))
+        for name, (dtype, shape) in layout.items()
+    )
 
 
 def in_its_place(rng: random.Random, path: Path) -> str:
@@ -264,13 +285,8 @@ def child(project: Path, first: int, n: int) -> None:
                 path.with_name("original").write_bytes(data)
                 how = in_its_place(rng, path)
             else:
-                damage = rng.choice(TEXT if kind == "tokenizer" else BINARY)
-                damaged = damage(rng, data)
-                if damaged == data or (kind == "checkpoint" and damage is other_content and loads_alike(damaged)):
-                    kinds["same as before, not counted"] += 1
-                    continue
+                how, damaged = damaged_copy(rng, kind, data)
                 path.write_bytes(damaged)
-                how = damage.__name__
             signal.alarm(10)
             start = time.perf_counter()
             try:
@@ -290,21 +306,10 @@ def child(project: Path, first: int, n: int) -> None:
     print(json.dumps({"kinds": kinds, "bad": bad, "slowest": slowest, "grown": grown}))
 
 
-def loads_alike(data: bytes) -> bool:
-    """A whole state file with other values is no damage: without a manifest beside it, it is just another state."""
-    layout = checkpoint.state_layout(SIZE)
-    tensors = files.decode_tensors(data, "whole")
-    return tensors.keys() == layout.keys() and all(
-        tensors[name].dtype == dtype
-        and tensors[name].ndim == len(shape)
-        and all(want in (None, have) for want, have in zip(shape, tensors[name].shape, strict=True))
-        and (tensors[name].dtype.kind != "f" or bool(np.isfinite(tensors[name]).all()))
-        for name, (dtype, shape) in layout.items()
-    )
-
-
-def run_children(project: Path, n: int) -> tuple[Counter[str], list[str], float, int]:
-    """All damaged copies, in child processes; counts by kind, what went wrong, the slowest refusal, the most memory."""
+def run_children(project: Path, n: int, code: Path = ROOT) -> tuple[Counter[str], list[str], float, int]:
+    """All damaged copies, loaded in child processes by the ``code`` of a project; counts by kind, what went wrong,
+    the slowest refusal, the most memory.
+    """
     kinds, bad, slowest, grown = Counter[str](), list[str](), 0.0, 0
     for first in range(0, n, CHUNK):
         command = [
@@ -316,7 +321,7 @@ def run_children(project: Path, n: int) -> tuple[Counter[str], list[str], float,
             str(first),
             str(min(CHUNK, n - first)),
         ]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, cwd=code, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             bad.append(f"copies from {first}: the process ended with {result.returncode}: {result.stderr[-500:]}")
             continue
@@ -333,6 +338,18 @@ def run_children(project: Path, n: int) -> tuple[Counter[str], list[str], float,
     return kinds, bad, slowest, grown
 
 
+def digest_check_matters(project: Path, careless: Path) -> bool:
+    """The negative control: whether damaged files of a project load in ``careless``, code without the digest check."""
+    copy_project(careless)
+    shutil.copytree(ROOT / "proofs", careless / "proofs")
+    module = careless / "minitrain" / "files.py"
+    code = module.read_text()
+    assert DIGEST_CHECK in code
+    module.write_text(code.replace(DIGEST_CHECK, "if False:"))
+    _, bad, _, _ = run_children(project, 100, careless)
+    return any(line.endswith(": loaded") for line in bad)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs.damage")
     parser.add_argument("--copies", type=int, default=10_000, help="damaged copies (default: 10000)")
@@ -347,14 +364,16 @@ def main() -> None:
         code = "from stages import shard_to_batches, train; shard_to_batches.produce(); train.produce()"
         subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
         kinds, bad, slowest, grown = run_children(project, arguments.copies)
-    for kind, count in sorted(kinds.items()):
-        print(f"  {count:5}  {kind}")
-    refused = sum(count for kind, count in kinds.items() if ":" in kind) - len(bad)
+        for kind, count in sorted(kinds.items()):
+            print(f"  {count:5}  {kind}")
+        print("negative control, a loader without its digest check:")
+        noticed = digest_check_matters(project, Path(temporary) / "careless")
     print(
-        f"{refused} refused, {len(bad)} not; slowest {slowest:.3f} s, most memory {grown / 2**20:.0f} MB; "
-        f"undamaged files load; {time.monotonic() - start:.0f} s"
+        f"{kinds.total() - len(bad)} refused, {len(bad)} not; slowest {slowest:.3f} s, most memory "
+        f"{grown / 2**20:.0f} MB; undamaged files load; a loader without its digest check is "
+        f"{'caught' if noticed else 'NOT CAUGHT'}; {time.monotonic() - start:.0f} s"
     )
-    if bad or slowest > SECONDS or grown > MEMORY:
+    if bad or slowest > SECONDS or grown > MEMORY or not noticed:
         raise UserError("\n".join(["the proof does not hold.", *bad[:20]]))
 
 

@@ -1,13 +1,14 @@
 """Faults of the disk at every operation: the target is the old file or the new one, whole, and the next run is right.
 
 A fault is injected at the 1st, 2nd, 3rd ... operation that the writer does on a file, until one run meets none:
-ENOSPC, EIO and EACCES, and a short write, once and lasting. Then a full disk (a small tmpfs, where mounting is allowed)
-and a read-only folder, for real.
+ENOSPC, EIO and EACCES, and a short write, once and lasting. Then a full disk and a read-only folder, for real (a small
+tmpfs, where mounting is allowed). Negative control: a writer that writes in place is caught.
 """
 
 import argparse
 import contextlib
 import errno
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from minitrain import files
 from minitrain.errors import UserError, run_command
@@ -25,6 +27,7 @@ from proofs.project import SHORT, copy_project, tree
 OPERATIONS = ("open", "write", "fsync", "close", "replace", "unlink")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 SHORT_WRITE = -1  # no error: half of the bytes get out
+EVALUATING = ("checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare")
 
 
 class FaultyOs:
@@ -70,13 +73,7 @@ def faulty(at: int, fault: int, lasting: bool) -> Iterator[FaultyOs]:
         vars(files)["os"] = real
 
 
-def sweep(
-    produce: Callable[[], object],
-    root: Path,
-    folders: tuple[str, ...],
-    reset: Callable[[], None],
-    kinds: tuple[int, ...] = (*ERRORS, SHORT_WRITE),
-) -> int:
+def sweep(produce: Callable[[], object], root: Path, folders: tuple[str, ...], reset: Callable[[], None]) -> int:
     """Run ``produce`` with a fault at each operation in turn and check what it leaves below ``folders`` of ``root``.
 
     ``reset`` brings back the old state, the content of which counts as well as that of an undisturbed run.
@@ -87,17 +84,17 @@ def sweep(
     produce()
     new = tree(root, *folders)
     faults = 0
-    for fault in kinds:
+    for fault in (*ERRORS, SHORT_WRITE):
         for lasting in (False, True):
             at = 1
             while True:
                 reset()
+                failure: OSError | None = None
                 with faulty(at, fault, lasting) as injected:
-                    failure: BaseException | None = None
                     try:
                         produce()
                     except UserError:
-                        failure = None
+                        pass
                     except OSError as error:
                         failure = error
                 if not injected.hit:
@@ -138,57 +135,114 @@ def sweep_one_file(folder: Path) -> int:
     )
 
 
-def sweep_stage(project: Path, stage: str, folders: tuple[str, ...], kinds: tuple[int, ...]) -> int:
-    """Everything that a stage writes. The stages run in this process, in the project's folder."""
-    import importlib
+def write_in_place(path: Path, data: bytes) -> None:
+    """The writer that this proof must catch, in the place of files.write_bytes."""
+    faulty_os = vars(files)["os"]
+    try:
+        descriptor = faulty_os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        faulty_os.write(descriptor, data[:10])
+        faulty_os.write(descriptor, data[10:])
+        faulty_os.close(descriptor)
+    except OSError as error:
+        raise UserError(f"{path}: {error}") from error
 
-    produce = importlib.import_module(f"stages.{stage}").produce
+
+def in_place_is_caught(folder: Path) -> bool:
+    """The negative control."""
+    with mock.patch.object(files, "write_bytes", write_in_place):
+        try:
+            sweep_one_file(folder)
+        except UserError as error:
+            return "neither the old file nor the new one" in str(error)
+    return False
+
+
+def sweep_stage(project: Path, stage: str, *folders: str) -> int:
+    """Everything that a stage writes. The stages run in this process, in the project's folder; what those that
+    evaluate measure and draw is made once, for it is the writing that is tried.
+    """
+    module = importlib.import_module(f"stages.{stage}")
 
     def reset() -> None:
         for name in folders:
             shutil.rmtree(project / name, ignore_errors=True)
 
-    with contextlib.chdir(project), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        return sweep(produce, project, folders, reset, kinds)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(project))
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        if stage in EVALUATING:
+            for name in ("measure", "plots"):
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, once(getattr(module, name))))
+        return sweep(module.produce, project, folders, reset)
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, but it is called only the first time; later calls get the same result, whatever they ask."""
+    results: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        if not results:
+            results.append(function(*args))
+        return results[0]
+
+    return call
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[bool]:
+    """A tmpfs mounted at a new folder; False where that is not allowed."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
 
 
 def full_disk(folder: Path) -> str:
     """Train on a tmpfs that fills up; then make room and go on."""
-    if os.geteuid() != 0:
-        return "skipped: mounting a tmpfs needs root"
-    disk = folder / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
-    ).returncode:
-        return "skipped: no tmpfs can be mounted here"
-    try:
-        project = copy_project(folder / "full", {**SHORT, "train.checkpoint_every": 2})
+    settings = {**SHORT, "train.checkpoint_every": 2}
+    project, whole = copy_project(folder / "full", settings), copy_project(folder / "whole", settings)
+    with small_disk(project / "checkpoints", "3m") as mounted:
+        if not mounted:
+            return "not tried: mounting a tmpfs is not allowed here"
         run_stage(project, "shard_to_batches", expected=0)
-        (project / "checkpoints").symlink_to(disk)
         message = run_stage(project, "train", expected=1)
         if "No space left on device" not in message or "Traceback" in message:
             raise UserError(f"a full disk: expected a clear error, got:\n{message}")
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", project / "checkpoints"], check=True)
         run_stage(project, "train", expected=0)
-        whole = copy_project(folder / "whole", {**SHORT, "train.checkpoint_every": 2})
         for stage in ("shard_to_batches", "train"):
             run_stage(whole, stage, expected=0)
         if tree(project, "models", "plots") != tree(whole, "models", "plots"):
             raise UserError("after a full disk: other files")
-    finally:
-        subprocess.run(["umount", disk], check=False)
     return "clear error, nothing lost, and with room again the same bytes"
 
 
 def read_only_folder(folder: Path) -> str:
-    """Write where nothing may be written. (Root may write anywhere, so a file stands in the folder's place.)"""
-    project = copy_project(folder / "read-only", SHORT)
-    (project / "data" / "batches").write_text("in the way")
-    message = run_stage(project, "shard_to_batches", expected=1)
-    if "data/batches" not in message or "Traceback" in message:
-        raise UserError(f"a folder that cannot be written: expected a clear error, got:\n{message}")
-    return "clear error"
+    """Write where nothing may be written; then allow it and run again."""
+    project, whole = copy_project(folder / "read-only", SHORT), copy_project(folder / "writable", SHORT)
+    batches = project / "data" / "batches"
+    with small_disk(batches, "3m") as mounted:
+        if mounted:  # permissions do not stop root
+            subprocess.run(["mount", "-o", "remount,ro", batches], check=True)
+        else:
+            batches.chmod(0o555)
+        message = run_stage(project, "shard_to_batches", expected=1)
+        if "data/batches" not in message or "Traceback" in message:
+            raise UserError(f"a read-only folder: expected a clear error, got:\n{message}")
+        if mounted:
+            subprocess.run(["mount", "-o", "remount,rw", batches], check=True)
+        else:
+            batches.chmod(0o755)
+        for place in (project, whole):
+            run_stage(place, "shard_to_batches", expected=0)
+        if tree(project, "data/batches") != tree(whole, "data/batches"):
+            raise UserError("after a read-only folder: other files")
+    return "clear error, and with access again the same bytes"
 
 
 def run_stage(project: Path, stage: str, expected: int) -> str:
@@ -207,21 +261,27 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        caught = in_place_is_caught(folder)
+        print(f"negative control, a writer that writes in place: {'caught' if caught else 'NOT CAUGHT'}")
         print(f"one file: {sweep_one_file(folder)} faults", flush=True)
         tiny = {**SHORT, "train.steps": 2, "train.eval_every": 2, "train.checkpoint_every": 1, "train.batch_size": 4}
         project = copy_project(folder / "project", tiny)
-        shards = sweep_stage(project, "shard_to_batches", ("data/batches", "plots"), (*ERRORS, SHORT_WRITE))
-        print(f"shard-to-batches: {shards} faults", flush=True)
-        run_stage(project, "shard_to_batches", expected=0)
-        # The same writer, and ten times slower: two kinds of fault are enough to see every operation fail.
-        training = sweep_stage(project, "train", ("models", "plots/train", "checkpoints"), (errno.ENOSPC, SHORT_WRITE))
-        print(f"train: {training} faults", flush=True)
+        for stage, folders in {
+            "shard_to_batches": ("data/batches", "plots/shard-to-batches"),
+            "train": ("models", "plots/train", "checkpoints"),
+            "checkpoint_roundtrip_verify": ("plots/checkpoint-roundtrip-verify",),
+            "fp16_drift": ("plots/fp16-drift",),
+            "baseline_compare": ("plots/baseline-compare",),
+        }.items():
+            print(f"{stage}: {sweep_stage(project, stage, *folders)} faults", flush=True)
         print(f"full disk: {full_disk(folder)}", flush=True)
-        print(f"a folder that cannot be written: {read_only_folder(folder)}")
+        print(f"a read-only folder: {read_only_folder(folder)}")
     print(
         "after each fault: old file or new one, whole; a clear error; the next run right. "
         f"{time.monotonic() - start:.0f} s"
     )
+    if not caught:
+        raise UserError("the proof does not hold: it does not notice a writer that writes in place.")
 
 
 if __name__ == "__main__":
