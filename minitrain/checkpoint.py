@@ -113,7 +113,11 @@ def load_state(path: Path, size: int, expected_sha256: str | None = None) -> Tra
     """The train state in a file, for a model of ``size`` parameters; UserError when the file is not whole or
     does not fit.
     """
-    return state_from_tensors(files.load_tensors(path, state_layout(size), expected_sha256))
+    tensors = files.load_tensors(path, state_layout(size), expected_sha256)
+    try:
+        return state_from_tensors(tensors)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: expected a train state, got numbers that cannot be one: {error}.") from error
 
 
 def save_working(folder: Path, state: TrainState) -> Path:
@@ -121,7 +125,7 @@ def save_working(folder: Path, state: TrainState) -> Path:
     path = folder / f"step-{state.step:09d}.safetensors"
     files.save_tensors(path, state_tensors(state))
     for old in newest_first(folder)[KEEP:]:
-        old.unlink(missing_ok=True)
+        files.remove(old)
     return path
 
 
@@ -132,12 +136,15 @@ def load_newest(folder: Path, size: int) -> TrainState | None:
             return load_state(path, size)
         except UserError as error:
             print(f"removed a damaged checkpoint: {error}")
-            path.unlink(missing_ok=True)
+            files.remove(path)
     return None
 
 
 def prune_other_lineages(folder: Path) -> None:
-    """Remove the working checkpoints beside ``folder``: they belong to another config, other data or other code."""
+    """Remove the working checkpoints beside ``folder``: they belong to another config, other data or other code. And
+    what is half written in it.
+    """
+    files.remove_strays(folder)
     if folder.parent.is_dir():
         for other in sorted(folder.parent.iterdir()):
             if other.is_dir() and other.name != folder.name:

@@ -5,6 +5,7 @@ This is the one module that writes. A file appears under its name complete or no
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -55,7 +56,7 @@ def create(path: Path, make: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_strays(path)
+        remove_strays(path.parent, path.name)
         make(temporary)
         _fsync(temporary)
         os.replace(temporary, path)
@@ -78,23 +79,54 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_strays(path: Path) -> None:
-    """Remove the temporary siblings of ``path`` whose process is gone."""
-    for stray in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        pid = stray.name.split(".")[-2]
-        if not (pid.isdigit() and _is_running(int(pid))):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(stray)
+def remove_strays(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left in ``folder`` of a file they were writing: of the one ``name``, or of any."""
+    for stray in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        if not _is_running(stray.name.split(".")[-2]):
+            remove(stray)
 
 
-def _is_running(pid: int) -> bool:
+def _is_running(pid: str) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if there is one; UserError when the system refuses."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be removed: {error.strerror}. Give access, then run again.") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold ``folder``, which is made if need be; UserError when another process does. However a process ends, the
+    system lets go of what it held.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder}: another run is at work here. Wait until it has ended, or end it, then run again."
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -172,8 +204,8 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
             yield file
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
 
 
 def read_text(path: Path, expected_sha256: str | None = None) -> str:

@@ -120,6 +120,7 @@ def train(
 
     Raises UserError when the first step shows a broken model, or when a loss or gradient is not finite.
     """
+    _check_state(state, params, len(train_set))
     keep_freed_memory()
     # A replica of the model for each microshard: all read the same weights, each has its own gradient, so
     # that threads never meet.
@@ -186,11 +187,12 @@ def train(
                 helper.result()
             loss = sum(losses)
             grad = grads[0]
-            for other in grads[1 : len(shards)]:
-                grad += other
+            with np.errstate(over="ignore", invalid="ignore"):
+                for other in grads[1 : len(shards)]:
+                    grad += other
+                grad_norm = clip_by_global_norm(grad, params.clip_norm)
 
             # The update.
-            grad_norm = clip_by_global_norm(grad, params.clip_norm)
             _check_step(state.step, loss, grad_norm, replicas[0].views(grad), vocab_size)
             lr = float(np.float32(state.schedule.lr_at(state.step)))
             adamw_step(state.weights, grad, state.adamw, lr, (params.beta1, params.beta2), params.eps, decay, scratch)
@@ -241,13 +243,25 @@ def _average(ema: np.ndarray, weights: np.ndarray, decay: float, scratch: np.nda
     ema += np.multiply(scratch, np.float32(1 - decay), out=scratch)
 
 
+def _check_state(state: TrainState, params: TrainParams, n: int) -> None:
+    """Refuse a state that no training over n sequences can have come to: going on from it might never end."""
+    if not (0 <= state.step <= params.steps and state.epoch >= 0 and 0 <= state.position < n):
+        raise UserError(
+            f"the state to go on from: expected at most {params.steps} steps and a position below {n}, got step "
+            f"{state.step}, epoch {state.epoch}, position {state.position}. Remove its file, then run again."
+        )
+
+
 def _check_step(step: int, loss: float, grad_norm: float, grads: dict[str, np.ndarray], vocab_size: int) -> None:
     """Stop a run that cannot be right, before its weights are touched."""
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        broken = [name for name, grad in grads.items() if not np.isfinite(grad).all()]
+        broken = [] if math.isfinite(loss) else ["loss"]
+        broken += [name for name, grad in grads.items() if not np.isfinite(grad).all()]
+        largest = max(grads, key=lambda name: float(np.abs(grads[name]).max()))
         raise UserError(
             f"step {step}: the loss is {loss}, the gradient norm {grad_norm}; not finite: "
-            f"{', '.join(broken) or 'loss'}. A lower train.lr may help."
+            f"{', '.join(broken) or f'the sum of squares (the largest gradient is in {largest})'}. "
+            "A lower train.lr may help."
         )
     if step > 0:
         return

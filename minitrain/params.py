@@ -136,7 +136,15 @@ class Params:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last of two equal keys, made to refuse them."""
+    """YAML's safe loader, which takes the last of two equal keys, made to refuse them; and aliases, by which a file
+    of a thousand bytes can stand for gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise UserError(f"line {event.start_mark.line + 1}: '*{event.anchor}' is an alias. Write the value itself.")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -169,7 +177,10 @@ def read_params(path: Path = Path("params.yaml")) -> Params:
 def _line_of(text: str, dotted: str) -> str:
     """``:LINE`` of a key in the file, or nothing where it is not there."""
     lines: dict[str, int] = {}
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:  # below the place in question
+        return ""
     for section, keys in root.value if isinstance(root, yaml.MappingNode) else []:
         lines[str(section.value)] = section.start_mark.line + 1
         for key, _ in keys.value if isinstance(keys, yaml.MappingNode) else []:

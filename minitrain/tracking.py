@@ -55,8 +55,8 @@ def training_run(models: Path, plots: Path) -> str:
 
 
 def add_results(models: Path, plots: Path, stage: str) -> None:
-    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage.key``, all files as
-    artifacts.
+    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage/key`` (MLflow's page groups
+    by what is before the slash), all files as artifacts.
     """
     with _mlflow():
         client = _client()
@@ -72,7 +72,7 @@ def ensure_run(models: Path, plots: Path, stages: Sequence[str]) -> None:
         run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
         recorded = client.get_run(run_id).data.metrics
         for stage in stages:
-            if stage != "train" and not any(name.startswith(f"{stage}.") for name in recorded):
+            if stage != "train" and not any(name.startswith(f"{stage}/") for name in recorded):
                 _add_results(client, run_id, plots, stage)
 
 
@@ -164,7 +164,7 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
         if name != "step"
     ]
     metrics += [
-        Metric(f"train.{name}", value, now, 0) for name, value in _numbers(files.read_json(plots / "metrics.json"))
+        Metric(f"train/{name}", value, now, 0) for name, value in _numbers(files.read_json(plots / "metrics.json"))
     ]
     _log(client, run_id, metrics)
     client.log_artifact(run_id, str(models / manifest["model"].replace(".safetensors", ".manifest.json")))
@@ -176,7 +176,7 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
 def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> None:
     now = _now()
     numbers = _numbers(files.read_json(plots / stage / "metrics.json"))
-    _log(client, run_id, [Metric(f"{stage}.{name}", value, now, 0) for name, value in numbers])
+    _log(client, run_id, [Metric(f"{stage}/{name}", value, now, 0) for name, value in numbers])
     client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
 
 

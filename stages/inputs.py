@@ -120,8 +120,11 @@ def read_model(params: Params) -> Export:
             )
         path = MODELS / content["model"]
         expected = str(content["files"][path.name])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{found[0]}: key {error} is missing. Make the model again with: dvc repro train") from error
+        dict(content["state_digests"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{found[0]}: expected the manifest of a model, got {error!r}. Make the model again with: dvc repro train"
+        ) from error
     model = MiniGPT(params.model, params.tokenizer.vocab_size)
     tensors = files.load_tensors(path, weights_layout(model), expected)
     if path.name != model_file_name(expected):

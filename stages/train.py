@@ -188,7 +188,7 @@ def produce() -> Path:
 
     kept = files.read_bytes(folder / "kept.safetensors")
     for old in MODELS.glob("minigpt-phase18-*"):  # of a stage that was run by hand; DVC removes them itself
-        old.unlink()
+        files.remove(old)
     files.write_all(MODELS, export(state, params, planned, kept, batches.stores["val"]))
     files.write_all(PLOTS / "train", plots(state))
     print(f"best validation perplexity {math.exp(state.best_loss):.4f} at step {state.best_step}")
@@ -196,13 +196,14 @@ def produce() -> Path:
 
 
 def main() -> None:
-    folder = produce()
+    with files.alone_in(WORKING):  # a dvc that is killed may leave its stage at work
+        folder = produce()
 
-    from minitrain import tracking  # mlflow takes its time too, and by now the work is on disk
+        from minitrain import tracking  # mlflow takes its time too, and by now the work is on disk
 
-    print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}")
-    # Only now is nothing left to do: had MLflow failed, the next try would have had to train again.
-    checkpoint.remove_lineage(folder)
+        print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}")
+        # Only now is nothing left to do: had MLflow failed, the next try would have had to train again.
+        checkpoint.remove_lineage(folder)
 
 
 if __name__ == "__main__":

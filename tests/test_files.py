@@ -95,6 +95,43 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
             files.read_bytes(tmp_path / name)
 
 
+def test_a_name_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read: embedded null byte"):
+        files.read_bytes(tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize("pid", ["99999999999999999999", "²", "x", ""])
+def test_a_stray_with_a_number_that_no_process_has_is_removed(tmp_path, pid):
+    stray = tmp_path / f".f.{pid}.tmp"
+    stray.write_bytes(b"half")
+    files.write_bytes(tmp_path / "f", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_strays_of_a_folder_go_and_nothing_else(tmp_path):
+    kept = {"f", f".f.{os.getpid()}.tmp", ".hidden", "f.tmp"}
+    for name in (*kept, ".f.999999999.tmp", ".another.999999999.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    files.remove_strays(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path):
+    files.remove(tmp_path / "none")
+    with pytest.raises(UserError, match="cannot be removed: "):
+        files.remove(tmp_path)
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    folder = tmp_path / "work"
+    with files.alone_in(folder):
+        second = files.alone_in(folder)
+        with pytest.raises(UserError, match="another run is at work here"):
+            second.__enter__()
+    with files.alone_in(folder):
+        pass
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.write_bytes(path, b"old")

@@ -1,4 +1,4 @@
-"""Malformed shards and parameters, thousands of them: valid, or one clear error. Nothing else may come out."""
+"""Malformed shards and parameters, thousands of them: valid, or one clear error, soon. Nothing else may come out."""
 
 import json
 import string
@@ -14,7 +14,7 @@ from minitrain.errors import UserError
 from minitrain.params import Params, read_params
 
 MANY = settings(
-    max_examples=500,
+    max_examples=1000,
     deadline=None,
     derandomize=True,
     database=None,
@@ -26,6 +26,9 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers(), inner, max_size=4),
     max_leaves=8,
 )
+# Thirty aliases of aliases: 2^30 values, were they followed.
+BOMB = b"bomb0: &a0 [x, x]\n" + b"".join(b"bomb%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 31))
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -97,6 +100,7 @@ def test_params_with_any_value_in_any_key(root, tmp_path, section, value, choice
     at=st.integers(0, 900),
 )
 @example(data=b"&a [*a]", at=0)
+@example(data=BOMB, at=0)
 @example(data=b"? [a]\n: b\n", at=0)
 @example(data=b"2001-99-99", at=0)
 @example(data=b"[" * 5000, at=0)

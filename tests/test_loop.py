@@ -10,6 +10,7 @@ from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB, random_store
 from minitrain import checkpoint, files, loop
 from minitrain.errors import UserError
 from minitrain.loop import CheckpointDue, Evaluation, Step, initial_state, kept_step, train
+from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 
 
@@ -81,10 +82,43 @@ def test_two_runs_are_the_same_bytes_and_another_seed_is_not(whole, train_set, v
     assert run(fresh(other), train_set, val_set, other)[1][12] != whole[1][12]
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3, 8])
-def test_the_number_of_cores_changes_no_byte(whole, train_set, val_set, cores, monkeypatch):
+EIGHT = dataclasses.replace(TINY_TRAIN, batch_size=16, microshards=8)  # as many threads have something to do
+
+
+@pytest.fixture(scope="module")
+def on_one_core(train_set, val_set):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.os, "sched_getaffinity", lambda _: {0}, raising=False)
+        return run(fresh(EIGHT), train_set, val_set, EIGHT)[1]
+
+
+@pytest.mark.parametrize("cores", [2, 3, 8])
+def test_the_number_of_cores_changes_no_byte(on_one_core, train_set, val_set, cores, monkeypatch):
+    helpers = []
+    real = loop.ThreadPoolExecutor
     monkeypatch.setattr(loop.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert run(fresh(), train_set, val_set)[1] == whole[1]
+    monkeypatch.setattr(loop, "ThreadPoolExecutor", lambda n: helpers.append(n) or real(n))
+    assert run(fresh(EIGHT), train_set, val_set, EIGHT)[1] == on_one_core
+    assert helpers == [cores - 1]  # beside the main thread
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": 13}, {"step": -1}, {"epoch": -1}, {"position": 20}, {"position": 2**63 - 1}], ids=str
+)
+def test_a_state_that_no_training_can_have_come_to_is_refused(whole, train_set, val_set, change):
+    """Going on from it would never end."""
+    state = decode(whole[1][5])
+    for name, value in change.items():
+        setattr(state, name, value)
+    with pytest.raises(UserError, match="expected at most 12 steps and a position below 20, got step"):
+        run(state, train_set, val_set)
+
+
+def test_a_gradient_norm_that_overflows_is_not_blamed_on_the_loss(train_set, val_set, monkeypatch):
+    real = Tape.backward
+    monkeypatch.setattr(Tape, "backward", lambda tape, loss, grad: real(tape, loss, grad * np.float32(1e20)))
+    with pytest.raises(UserError, match=r"not finite: the sum of squares \(the largest gradient is in [a-z0-9.]+\)"):
+        run(fresh(), train_set, val_set)
 
 
 @pytest.mark.parametrize("step", [0, 5, 9, 10])

@@ -22,6 +22,7 @@ BAD = {
     "unknown key": ("  steps: 2000", "  steps: 2000\n  stepps: 3", "train.stepps: unknown key"),
     "unknown section": ("data:\n", "extra: 1\ndata:\n", "extra: unknown key"),
     "missing key": ("  steps: 2000\n", "", "key train.steps is missing"),
+    "an alias": ("  steps: 2000", "  steps: &n 2000\n  eval_every: *n", "'*n' is an alias. Write the value itself."),
     "twice": ("  steps: 2000", "  steps: 2000\n  steps: 100", "key 'steps' stands twice"),
     "text for number": ("steps: 2000", "steps: many", f"{WHOLE}, got str 'many'"),
     "float for int": ("steps: 2000", "steps: 2000.5", f"{WHOLE}, got float"),

@@ -164,24 +164,43 @@ time.time = lambda: now() + jumps.uniform(-3e7, 3e7)
 
 
 def test_one_core_a_jumping_clock_another_locale_and_time_zone_leave_the_same_bytes(ran, tmp_path):
-    if not hasattr(os, "sched_setaffinity"):
-        return
     project = copy_project(tmp_path / "one-core", SHORT)
     (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK)
     core = min(os.sched_getaffinity(0))
-    elsewhere = {**os.environ, "TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "PYTHONHASHSEED": "7"}
-    elsewhere["PYTHONPATH"] = str(tmp_path)
-    for stage in ("shard_to_batches", "train"):
+    elsewhere = {
+        **{"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "PYTHONPATH": str(tmp_path)},
+        **{"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},  # text is ASCII if nobody says UTF-8
+    }
+    for stage in ran[1]:
         subprocess.run(
             [sys.executable, "-m", f"stages.{stage}"],
             cwd=project,
-            env=elsewhere,
+            env={**os.environ, **elsewhere},
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             check=True,
             capture_output=True,
         )
-    assert tree(project / "models") == tree(ran[0] / "models")
-    assert tree(project / "plots/train") == tree(ran[0] / "plots/train")
+    assert tree(project, "data/batches", "models", "plots") == tree(ran[0], "data/batches", "models", "plots")
+
+
+def test_a_training_beside_another_is_refused_and_harms_nothing(ran, tmp_path, run):
+    """A dvc that is ended by SIGTERM leaves its stage at work; dvc repro would then start a second one."""
+    project = copy_project(tmp_path / "project", SHORT)
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    first = subprocess.Popen([sys.executable, "-m", "stages.train"], cwd=project, stdout=subprocess.DEVNULL)
+    while not list(project.glob("checkpoints/*/step-*.safetensors")) and first.poll() is None:
+        os.sched_yield()
+    assert "checkpoints: another run is at work here" in refused(run(project, "stages.train"))
+    assert first.wait() == 0
+    assert tree(project, "models", "plots/train") == tree(ran[0], "models", "plots/train")
+    assert run(project, "stages.train").returncode == 0
+
+
+def test_sigterm_outside_of_the_training_loop_says_how_to_go_on():
+    code = "import os, signal\nfrom minitrain.errors import run_command\n"
+    code += "run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (143, "stopped by SIGTERM. To go on: run the same command again.\n")
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

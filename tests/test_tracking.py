@@ -43,7 +43,7 @@ def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
     assert recorded["tags"]["lineage"] == manifest["lineage"]
     rows = csv.DictReader((plots / "train/log.csv").read_text().splitlines())
     assert recorded["loss"] == [(int(row["step"]), float(row["loss"])) for row in rows]
-    assert {"lr", "grad_norm", "val_loss", "val_perplexity", "train.best_step"} <= set(recorded["metrics"])
+    assert {"lr", "grad_norm", "val_loss", "val_perplexity", "train/best_step"} <= set(recorded["metrics"])
 
 
 def test_later_stages_add_to_the_same_run(store):
@@ -51,8 +51,8 @@ def test_later_stages_add_to_the_same_run(store):
     tracking.add_results(models, plots, "baseline-compare")
     metrics = tracking.recorded_run(models)["metrics"]
     left = json.loads((plots / "baseline-compare/metrics.json").read_text())
-    assert metrics["baseline-compare.val.model_ppl"] == left["val"]["model_ppl"]
-    assert metrics["baseline-compare.test.kneser_ney.4"] == left["test"]["kneser_ney"]["4"]
+    assert metrics["baseline-compare/val.model_ppl"] == left["val"]["model_ppl"]
+    assert metrics["baseline-compare/test.kneser_ney.4"] == left["test"]["kneser_ney"]["4"]
     artifacts = {path.name for path in Path("mlruns").rglob("*") if path.is_file()}
     assert {"perplexity_vs_n.png", "log.csv"} <= artifacts
     assert any(name.endswith(".manifest.json") for name in artifacts)
