@@ -5,6 +5,10 @@ growth, blocks overwritten or swapped, headers that lie about lengths and offset
 dtypes, shapes, values or keys, another config's file, and a symlink, folder or FIFO in the file's place. The loading
 happens in child processes; a crash, a hang, a file that loads, a second or 200 MB too many is a failure. Negative
 controls: the undamaged files do load, and a loader without its digest check is caught.
+
+Then thousands of hostile copies: the digest that should have told is forged as well, and the files that hold digests
+are changed themselves. Who can do that can also put a whole file of other content there, which loads; all else is
+refused.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import chdir, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +34,7 @@ from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.params import read_params
 from proofs.project import ROOT, SHORT, copy_project
-from stages.inputs import read_batches, read_model
+from stages.inputs import model_file_name, read_batches, read_model
 
 MEMORY = 200 << 20  # bytes that a refusal may cost, beyond what the loaded libraries take
 SECONDS = 1.0  # that a refusal may take
@@ -51,9 +56,17 @@ def targets(project: Path) -> dict[str, Path]:
     }
 
 
+def roots(project: Path) -> dict[str, Path]:
+    """The files that hold the digests of the others, and have none themselves."""
+    return {
+        "manifest": next((project / "models").glob("*.manifest.json")),
+        "summary": project / "data" / "batches" / "summary.json",
+    }
+
+
 def load(kind: str, path: Path) -> None:
     """Load a target the way the stages do; in the project's folder."""
-    if kind == "model":
+    if kind in ("model", "manifest"):
         read_model(read_params())
     elif kind == "state":
         digest = read_manifest()["files"][path.name]
@@ -202,6 +215,22 @@ def other_json(rng: random.Random, data: bytes) -> bytes:
     return files.canonical_json(value).encode()
 
 
+def other_value(rng: random.Random, data: bytes) -> bytes:
+    """JSON with one value, anywhere in it, removed or replaced."""
+    root = [json.loads(data)]
+    holder: Any = root
+    while True:
+        key = rng.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        if not isinstance(holder[key], dict | list) or not holder[key] or rng.random() < 0.2:
+            break
+        holder = holder[key]
+    if rng.random() < 0.3:
+        del holder[key]
+    else:
+        holder[key] = rng.choice((None, True, -1, 2**70, 1e308, "", "x", "../x", "\0", [], {}, [[]], {"x": 1}))
+    return files.canonical_json(root[0] if root else None).encode()
+
+
 BINARY: tuple[Damage, ...] = (
     flip_bits,
     flip_in_header,
@@ -214,12 +243,14 @@ BINARY: tuple[Damage, ...] = (
     other_content,
 )
 TEXT: tuple[Damage, ...] = (flip_bits, truncate, grow, overwrite, swap_blocks, other_json)
+ROOT_OF_TRUST: tuple[Damage, ...] = (flip_bits, truncate, grow, overwrite, swap_blocks, other_value, other_value)
+DAMAGES = {"tokenizer": (*TEXT, other_value), "manifest": ROOT_OF_TRUST, "summary": ROOT_OF_TRUST}
 
 
 def damaged_copy(rng: random.Random, kind: str, data: bytes) -> tuple[str, bytes]:
     """A copy that is really another one; by what way it came about."""
     while True:
-        damage = rng.choice(TEXT if kind == "tokenizer" else BINARY)
+        damage = rng.choice(DAMAGES.get(kind, BINARY))
         damaged = damage(rng, data)
         if damaged != data and not (kind == "checkpoint" and damage is other_content and loads_alike(damaged)):
             return damage.__name__, damaged
@@ -236,6 +267,24 @@ def loads_alike(data: bytes) -> bool:
         and (tensors[name].dtype.kind != "f" or bool(np.isfinite(tensors[name]).all()))
         for name, (dtype, shape) in layout.items()
     )
+
+
+def forge_digest(kind: str, path: Path) -> Path:
+    """Make the files beside ``path`` say that its content is the right one; where it lies now."""
+    digest = files.sha256(path.read_bytes())
+    if kind in ("model", "state"):
+        manifest_path = next(Path("models").glob("*.manifest.json"))
+        manifest = files.read_json(manifest_path)
+        if kind == "model":  # whose name is its digest
+            path = path.rename(path.with_name(model_file_name(digest)))
+            manifest["model"] = path.name
+        manifest["files"][path.name] = digest
+        files.write_json(manifest_path, manifest)
+    elif kind in ("tokenizer", "train batches", "val batches"):
+        summary = files.read_json(path.with_name("summary.json"))
+        summary["files"][path.name] = digest
+        files.write_json(path.with_name("summary.json"), summary)
+    return path
 
 
 def in_its_place(rng: random.Random, path: Path) -> str:
@@ -264,7 +313,7 @@ def restore(path: Path, data: bytes) -> None:
 # --- the child: damages and loads ------------------------------------------------------------------------
 
 
-def child(project: Path, first: int, n: int) -> None:
+def child(project: Path, first: int, n: int, hostile: bool) -> None:
     """Damage and load copies number ``first`` to ``first + n``; prints what happened as JSON."""
 
     def hangs(*_: object) -> None:
@@ -273,40 +322,51 @@ def child(project: Path, first: int, n: int) -> None:
     signal.signal(signal.SIGALRM, hangs)
     kinds, bad, slowest = Counter[str](), [], 0.0
     with chdir(project):
-        originals = {kind: (path, path.read_bytes()) for kind, path in targets(Path()).items()}
-        for kind, (path, _) in originals.items():
+        paths = targets(Path()) | (roots(Path()) if hostile else {})
+        originals = {kind: (path, path.read_bytes()) for kind, path in paths.items()}
+        for kind, path in paths.items():
             load(kind, path)  # the negative control: whole files do load, and all that is imported is imported
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for number in range(first, first + n):
             rng = random.Random(number)
             kind = rng.choice(list(originals))
             path, data = originals[kind]
-            if rng.random() < 0.03:
+            if not hostile and rng.random() < 0.03:
                 path.with_name("original").write_bytes(data)
                 how = in_its_place(rng, path)
             else:
                 how, damaged = damaged_copy(rng, kind, data)
                 path.write_bytes(damaged)
+                if hostile:
+                    path = forge_digest(kind, path)
             signal.alarm(10)
             start = time.perf_counter()
+            result = "refused"
             try:
                 load(kind, path)
-                bad.append(f"{number}: {kind}, {how}: loaded")
+                result = "loaded"
+                if not (hostile and (kind in DAMAGES or how == "other_content")):
+                    bad.append(f"{number}: {kind}, {how}: loaded")
             except UserError as error:
-                if path.name not in str(error):
+                if path.name not in str(error) and not hostile:
                     bad.append(f"{number}: {kind}, {how}: the error does not name the file: {error}")
             except BaseException as error:
                 bad.append(f"{number}: {kind}, {how}: {error!r}")
             slowest = max(slowest, time.perf_counter() - start)
             signal.alarm(0)
             path.with_name("original").unlink(missing_ok=True)
-            restore(path, data)
-            kinds[f"{kind}: {how}"] += 1
+            if hostile:
+                path.unlink()
+            for original, content in originals.values() if hostile else [originals[kind]]:
+                restore(original, content)
+            kinds[f"{kind}: {how}{', loaded' if result == 'loaded' else ''}"] += 1
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
     print(json.dumps({"kinds": kinds, "bad": bad, "slowest": slowest, "grown": grown}))
 
 
-def run_children(project: Path, n: int, code: Path = ROOT) -> tuple[Counter[str], list[str], float, int]:
+def run_children(
+    project: Path, n: int, code: Path = ROOT, hostile: bool = False
+) -> tuple[Counter[str], list[str], float, int]:
     """All damaged copies, loaded in child processes by the ``code`` of a project; counts by kind, what went wrong,
     the slowest refusal, the most memory.
     """
@@ -320,6 +380,7 @@ def run_children(project: Path, n: int, code: Path = ROOT) -> tuple[Counter[str]
             str(project),
             str(first),
             str(min(CHUNK, n - first)),
+            "hostile" if hostile else "damaged",
         ]
         result = subprocess.run(command, cwd=code, capture_output=True, text=True, check=False)
         if result.returncode != 0:
@@ -329,11 +390,8 @@ def run_children(project: Path, n: int, code: Path = ROOT) -> tuple[Counter[str]
         kinds.update(report["kinds"])
         bad += report["bad"]
         slowest, grown = max(slowest, report["slowest"]), max(grown, report["grown"])
-        print(
-            f"\r{min(first + CHUNK, n)} of {n} damaged copies, {len(bad)} not refused as they should be",
-            end="",
-            flush=True,
-        )
+        done, what = min(first + CHUNK, n), "hostile" if hostile else "damaged"
+        print(f"\r{done} of {n} {what} copies, {len(bad)} not refused as they should be", end="", flush=True)
     print()
     return kinds, bad, slowest, grown
 
@@ -353,10 +411,12 @@ def digest_check_matters(project: Path, careless: Path) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs.damage")
     parser.add_argument("--copies", type=int, default=10_000, help="damaged copies (default: 10000)")
-    parser.add_argument("--child", nargs=3, metavar=("PROJECT", "FIRST", "N"), help=argparse.SUPPRESS)
+    parser.add_argument("--hostile", type=int, default=2_000, help="copies with forged digests (default: 2000)")
+    parser.add_argument("--child", nargs=4, metavar=("PROJECT", "FIRST", "N", "KIND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(Path(arguments.child[0]), int(arguments.child[1]), int(arguments.child[2]))
+        project, first, n, kind = arguments.child
+        child(Path(project), int(first), int(n), kind == "hostile")
         return
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
@@ -364,16 +424,21 @@ def main() -> None:
         code = "from stages import shard_to_batches, train; shard_to_batches.produce(); train.produce()"
         subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
         kinds, bad, slowest, grown = run_children(project, arguments.copies)
+        forged, forged_bad, forged_slowest, forged_grown = run_children(project, arguments.hostile, hostile=True)
         for kind, count in sorted(kinds.items()):
             print(f"  {count:5}  {kind}")
         print("negative control, a loader without its digest check:")
         noticed = digest_check_matters(project, Path(temporary) / "careless")
+    loaded = sum(count for kind, count in forged.items() if kind.endswith(", loaded"))
     print(
-        f"{kinds.total() - len(bad)} refused, {len(bad)} not; slowest {slowest:.3f} s, most memory "
-        f"{grown / 2**20:.0f} MB; undamaged files load; a loader without its digest check is "
-        f"{'caught' if noticed else 'NOT CAUGHT'}; {time.monotonic() - start:.0f} s"
+        f"{kinds.total() - len(bad)} refused, {len(bad)} not; of {forged.total()} with forged digests {loaded} are "
+        f"whole files of other content, {forged.total() - loaded - len(forged_bad)} refused, {len(forged_bad)} not; "
+        f"slowest {max(slowest, forged_slowest):.3f} s, most memory {max(grown, forged_grown) / 2**20:.0f} MB; "
+        f"undamaged files load; a loader without its digest check is {'caught' if noticed else 'NOT CAUGHT'}; "
+        f"{time.monotonic() - start:.0f} s"
     )
-    if bad or slowest > SECONDS or grown > MEMORY or not noticed:
+    bad += forged_bad
+    if bad or max(slowest, forged_slowest) > SECONDS or max(grown, forged_grown) > MEMORY or not noticed:
         raise UserError("\n".join(["the proof does not hold.", *bad[:20]]))
 
 
