@@ -15,9 +15,10 @@ def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(t
     assert faults.sweep_one_file(tmp_path) > 100
 
 
-def test_the_sweep_notices_a_writer_that_writes_in_place(tmp_path):
-    """The negative control."""
-    assert faults.in_place_is_caught(tmp_path)
+@pytest.mark.parametrize("writer", faults.BAD_WRITERS)
+def test_the_sweep_notices_a_writer_that_does_not_keep_its_promise(tmp_path, writer):
+    """The negative controls."""
+    assert faults.is_caught(writer, tmp_path)
 
 
 def test_a_read_only_folder_is_one_clear_error(tmp_path):
@@ -39,6 +40,14 @@ def test_damaged_copies_are_refused(ran, tmp_path):
     assert len(kinds) > 40
     assert slowest < damage.SECONDS
     assert grown < damage.MEMORY
+
+
+def test_copies_with_forged_digests_are_refused_or_whole(ran, tmp_path):
+    project = Path(shutil.copytree(ran[0], tmp_path / "project", ignore=shutil.ignore_patterns("mlruns")))
+    kinds, bad, _, _ = damage.run_children(project, 250, hostile=True)
+    assert bad == []
+    assert kinds.total() == 250
+    assert 0 < sum(count for kind, count in kinds.items() if kind.endswith(", loaded")) < 50
 
 
 def test_a_loader_without_its_digest_check_is_noticed(ran, tmp_path):
