@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -26,46 +27,14 @@ import yaml
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.loop import TrainState
-from proofs.project import SHORT, copy_project, tree
+from proofs.project import ROOT, SHORT, copy_project, tree
 
 SIZE = 103_680
-BATCH_LOG = "batch-ids.jsonl"
+BATCH_LOG = "batch-ids.jsonl"  # written by hooks/sitecustomize.py
 OUTS = ("models", "plots", "data/batches")
 
-# Loaded by every Python of a run: writes down the ids of each batch, and, if told to, kills the process right before
-# the Nth operation of the writer in minitrain.files.
-SITECUSTOMIZE = f"""
-import json, os, signal, sys
-if "DVC_STAGE" in os.environ or "LOG_BATCHES" in os.environ:
-    import minitrain.files, minitrain.loop
-    real = minitrain.loop.batch_ids
-    def batch_ids(n, seed, epoch, position, batch_size):
-        result = real(n, seed, epoch, position, batch_size)
-        line = json.dumps([epoch, position, result[0].tolist()]) + chr(10)
-        descriptor = os.open({BATCH_LOG!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, line.encode())
-        os.close(descriptor)
-        return result
-    minitrain.loop.batch_ids = batch_ids
-if "KILL_BEFORE" in os.environ:
-    left = int(os.environ["KILL_BEFORE"])
-    class Os:
-        def __getattr__(self, name):
-            real = getattr(os, name)
-            if name not in ("open", "write", "fsync", "close", "replace", "unlink"):
-                return real
-            def operation(*args):
-                global left
-                left -= 1
-                if left == 0:
-                    if name == "write":  # half of it gets out
-                        os.write(args[0], args[1][: len(args[1]) // 2])
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args)
-            return operation
-    minitrain.files.os = Os()
-"""
-
+# The real model and corpus, and enough steps that a kill often hits the training itself.
+LONGER = {**SHORT, "train.steps": 200, "train.eval_every": 20}
 
 # DVC writes these in place. A kill in that moment leaves half of one, and dvc repro then says so and stops. The first
 # is taken from git (here, where nothing is in git, it is deleted, and all stages run again); the second, which says
@@ -75,17 +44,18 @@ DVCS_OWN = ("dvc.lock", ".dvc/tmp/rwlock")
 # What a second dvc repro says before it gives up.
 DVC_IS_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
 
+# Every stage but the gate, which a training as short as this cannot pass.
+LAST_STAGES = ("checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
+
 TRAIN = (sys.executable, "-c", "from stages import train; train.produce()")
 
 
 class Project:
     """A copy of the project under DVC, with the hooks above."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = copy_project(folder, SHORT)
-        hooks = self.path / "hooks"
-        hooks.mkdir()
-        (hooks / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    def __init__(self, folder: Path, changes: dict[str, Any] = SHORT) -> None:
+        self.path = copy_project(folder, changes)
+        hooks = ROOT / "proofs" / "hooks"
         self.cut = dict.fromkeys(DVCS_OWN, 0)  # how often a kill hit DVC while it was writing this file
         self.environment = {**os.environ, "PYTHONPATH": f"{hooks}:{self.path}", "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -104,8 +74,8 @@ class Project:
         )
 
     def repro(self) -> subprocess.Popen[str]:
-        """``dvc repro`` of the training and everything before it."""
-        return self.command("dvc", "repro", "--no-run-cache", "train")
+        """``dvc repro`` of all stages but the gate."""
+        return self.command("dvc", "repro", "--no-run-cache", *LAST_STAGES)
 
     def train(self, **environment: str) -> subprocess.Popen[str]:
         """Run the training stage alone, without DVC and MLflow, until it ends."""
@@ -140,14 +110,26 @@ class Project:
         """Everything that the run has left, and DVC's lock file."""
         return {**tree(self.path, *OUTS), "dvc.lock": (self.path / "dvc.lock").read_bytes()}
 
+    def logged(self) -> list[tuple[int, int, list[int]]]:
+        """The batches so far, in the order in which they were taken: where each began, epoch and position, and its
+        ids.
+        """
+        log = self.path / BATCH_LOG
+        lines = log.read_text().split("\n")[:-1] if log.exists() else []  # a line that is being written is none yet
+        return [tuple(json.loads(line)) for line in lines]
+
     def batches(self) -> dict[tuple[int, int], list[int]]:
         """The ids of every batch by where it began. Raises UserError when one place has had two different batches."""
         seen: dict[tuple[int, int], list[int]] = {}
-        for line in (self.path / BATCH_LOG).read_text().splitlines():
-            epoch, position, ids = json.loads(line)
+        for epoch, position, ids in self.logged():
             if seen.setdefault((epoch, position), ids) != ids:
                 raise UserError(f"epoch {epoch}, position {position}: two different batches.")
         return seen
+
+    def newest_step(self) -> int | None:
+        """The step of the newest working checkpoint, if there is one."""
+        steps = [int(path.stem.removeprefix("step-")) for path in self.path.glob("checkpoints/*/step-*.safetensors")]
+        return max(steps, default=None)
 
     def forget(self) -> None:
         """Back to before the first run."""
@@ -169,6 +151,18 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> bool:
     return False
 
 
+def kill_in_training(process: subprocess.Popen[str], project: Project, n_batches: int) -> bool:
+    """SIGKILL to the process and all its children when that many batches more have been taken; False when it had ended
+    before.
+    """
+    enough = len(project.logged()) + n_batches
+    while len(project.logged()) < enough:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    return kill_after(process, 0)
+
+
 def check(project: Project, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]], when: str) -> None:
     """Compare everything that has been left with what the uninterrupted run left."""
     got = project.left()
@@ -179,27 +173,52 @@ def check(project: Project, reference: dict[str, bytes], batches: dict[tuple[int
         raise UserError(f"killed {when}: other batches")
 
 
-def random_kills(
-    project: Project, n_kills: int, reference: dict[str, bytes], batches: dict[tuple[int, int], list[int]]
-) -> int:
-    """Kill ``dvc repro`` at random moments until ``n_kills`` are done; several in one run. Returns the number
-    of runs.
+def go_on(project: Project, order: list[tuple[int, int, list[int]]]) -> bool:
+    """Run ``dvc repro`` to the end; True when it went on from a checkpoint. UserError when there was one and it did
+    not, or not with the batch that comes next.
     """
-    rng, kills, runs = random.Random(18), 0, 0
+    newest, n_before = project.newest_step(), len(project.logged())
+    printed = project.finish()
+    if newest is None:
+        return False
+    if f"going on from step {newest} " not in printed:
+        raise UserError(f"there was a checkpoint of step {newest}, and the run did not go on from it:\n{printed}")
+    if project.logged()[n_before:][:1] != order[newest:][:1]:
+        raise UserError(f"going on from step {newest}: another batch than the one that comes next")
+    return newest > 0
+
+
+def random_kills(project: Project, n_kills: int) -> str:
+    """Kill ``dvc repro`` at random moments until ``n_kills`` are done, several in one run, half of them aimed at the
+    training. Returns what happened.
+    """
+    rng, kills, runs, in_training, continued = random.Random(18), 0, 0, 0, 0
     start = time.monotonic()
-    project.forget()
     project.finish()
     duration = time.monotonic() - start
+    reference, batches, order = project.left(), project.batches(), project.logged()
     while kills < n_kills:
         project.forget()
-        runs, in_this_run = runs + 1, rng.randint(1, 4)
-        while in_this_run > 0 and kills < n_kills and kill_after(project.repro(), rng.uniform(0.5, duration)):
+        runs, in_this_run = runs + 1, rng.randint(1, 8)
+        while in_this_run > 0 and kills < n_kills:
+            n_before, process = len(project.logged()), project.repro()
+            aimed = rng.random() < 0.5
+            if not (
+                kill_in_training(process, project, rng.randrange(len(order)))
+                if aimed
+                else kill_after(process, rng.uniform(0.5, duration))
+            ):
+                break
             in_this_run, kills = in_this_run - 1, kills + 1
-        project.finish()
+            in_training += len(project.logged()) > n_before and not (project.path / "models").exists()
+        continued += go_on(project, order)
         check(project, reference, batches, f"at random ({kills} kills so far)")
         print(f"\r{kills} of {n_kills} random kills, {runs} runs", end="", flush=True)
     print()
-    return runs
+    return (
+        f"{kills} random kills in {runs} runs, {in_training} of them while training; {continued} of the runs ended "
+        "from a checkpoint on"
+    )
 
 
 def kills_at_writes(
@@ -218,6 +237,8 @@ def kills_at_writes(
         process = project.train(KILL_BEFORE=str(operation))
         if process.returncode == 0:
             return kills
+        if process.returncode != -signal.SIGKILL:
+            raise UserError(f"killed before operation {operation}: ended with {process.returncode} instead")
         project.train()
         got = tree(project.path, "models", "plots/train")
         if got != reference or project.batches() != batches:
@@ -255,30 +276,35 @@ LOST: dict[str, Callable[[TrainState], object]] = {
 }
 
 
-def negative_controls(project: Project, reference: dict[str, bytes]) -> list[str]:
-    """Lose one part of a working checkpoint at a time; the names of the losses that were NOT noticed."""
-    unnoticed = []
-    for name, lose in LOST.items():
-        shutil.rmtree(project.path / "checkpoints", ignore_errors=True)
-        process = project.command(*TRAIN)
-        while process.poll() is None:
-            found = list(project.path.glob("checkpoints/*/step-000000010.safetensors"))
-            if found:
-                break
-            time.sleep(0.001)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        for later in found[0].parent.glob("step-*.safetensors"):
-            if later != found[0]:
-                later.unlink()
-        state = checkpoint.load_state(found[0], SIZE)
-        lose(state)
-        files.save_tensors(found[0], checkpoint.state_tensors(state))
-        again = project.train()
-        if again.returncode == 0 and tree(project.path, "models").items() <= reference.items():
-            unnoticed.append(name)
-    return unnoticed
+def lose(project: Project, change: Callable[[TrainState], object]) -> dict[str, bytes]:
+    """Kill a training after step 10, change its only checkpoint, digest intact, and go on; the models it leaves."""
+    shutil.rmtree(project.path / "checkpoints", ignore_errors=True)
+    process = project.command(*TRAIN)
+    while project.newest_step() in (None, 0) and process.poll() is None:
+        time.sleep(0.001)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (path,) = project.path.glob("checkpoints/*/step-000000010.safetensors")
+    for other in path.parent.glob("step-*.safetensors"):
+        if other != path:
+            other.unlink()
+    state = checkpoint.load_state(path, SIZE)
+    change(state)
+    files.save_tensors(path, checkpoint.state_tensors(state))
+    if project.train().returncode != 0:
+        raise UserError("negative controls: a training that goes on from a changed checkpoint failed")
+    return tree(project.path, "models")
+
+
+def unnoticed_losses(project: Project, reference: dict[str, bytes]) -> list[str]:
+    """Lose one part of a checkpoint at a time; the names of the losses that did NOT end in other bytes. To lose nothing
+    must end in the same.
+    """
+    models = {name: data for name, data in reference.items() if name.startswith("models/")}
+    if lose(project, lambda state: None) != models:
+        raise UserError("negative controls: a checkpoint that has lost nothing ends in other bytes")
+    return [name for name, change in LOST.items() if lose(project, change) == models]
 
 
 def main() -> None:
@@ -293,14 +319,15 @@ def main() -> None:
         reference, batches = project.left(), project.batches()
         print(f"an uninterrupted run leaves {len(reference)} files and takes {len(batches)} batches")
         print(f"two runs at once: {two_at_once(project, reference, batches)}")
-        runs = random_kills(project, arguments.kills, reference, batches)
         operations = kills_at_writes(project, arguments.every, reference, batches)
         print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} write operation")
-        unnoticed = negative_controls(project, reference)
+        unnoticed = unnoticed_losses(project, reference)
         print(f"negative controls: {len(LOST) - len(unnoticed)} of {len(LOST)} losses noticed ({', '.join(LOST)})")
-        own = ", ".join(f"{name} {times} times" for name, times in project.cut.items())
+        longer = Project(Path(temporary) / "longer", LONGER)
+        at_random = random_kills(longer, arguments.kills)
+        own = ", ".join(f"{name} {longer.cut[name] + project.cut[name]} times" for name in DVCS_OWN)
         print(
-            f"{arguments.kills} random kills in {runs} runs, {operations} kills at writes: all outs and batches equal; "
+            f"{at_random}; {operations} kills at writes: all outs and batches equal; "
             f"files of DVC's own cut and removed: {own}; {time.monotonic() - start:.0f} s"
         )
     if unnoticed:
