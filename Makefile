@@ -5,11 +5,11 @@
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
 #
-# The proofs of docs/reproducibility.md, minutes each:
+# The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
-#   make prove-cpus     make prove-kills     make prove-faults     make prove-damage
-#
-# And one of more than an hour: make prove-lock
+#   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 2 minutes
+#   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 15 minutes
+#   make prove-kills    killed at any moment: half an hour
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
