@@ -6,6 +6,7 @@ function of, so a checkpoint of another config, other data or other code is neve
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -147,7 +148,7 @@ def prune_other_lineages(folder: Path) -> None:
     files.remove_strays(folder)
     if folder.parent.is_dir():
         for other in sorted(folder.parent.iterdir()):
-            if other.is_dir() and other.name != folder.name:
+            if re.fullmatch("[0-9a-f]{16}", other.name) and other.name != folder.name:  # and not somebody's own folder
                 shutil.rmtree(other, ignore_errors=True)
 
 

@@ -5,12 +5,11 @@ No clock and no path goes into a file, so equal numbers give equal bytes.
 
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
+os.environ["MPLBACKEND"] = "Agg"  # before the import, which may fail over a notebook's setting
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes

@@ -60,7 +60,11 @@ def create(path: Path, make: Callable[[Path], object]) -> None:
         make(temporary)
         _fsync(temporary)
         os.replace(temporary, path)
-        _fsync(path.parent)  # the rename itself
+        try:
+            _fsync(path.parent)  # the rename itself
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot do that with folders
+                raise
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
@@ -81,7 +85,7 @@ def _fsync(path: Path) -> None:
 
 def remove_strays(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left in ``folder`` of a file they were writing: of the one ``name``, or of any."""
-    for stray in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+    for stray in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp*"):  # SQLite adds "-journal"
         if not _is_running(stray.name.split(".")[-2]):
             remove(stray)
 

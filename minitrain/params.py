@@ -4,6 +4,7 @@ A field's annotation is its type; ``_key`` gives the range in words and as a tes
 the only way in: an unknown key, a missing one, a wrong type or a value out of range is named.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -135,10 +136,17 @@ class Params:
             )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which takes the last of two equal keys, made to refuse them; and aliases, by which a file
-    of a thousand bytes can stand for gigabytes.
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, made to refuse what is not plain: two equal keys, of which it takes the last; aliases, by
+    which a file of a thousand bytes can stand for gigabytes; numbers that DVC, which reads YAML 1.2, would read as
+    others (010 is 8 in YAML 1.1, and 10 there).
     """
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        if not re.fullmatch(r"[-+]?((0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?|\.inf|\.nan)", node.value, re.IGNORECASE):
+            raise UserError(f"line {node.start_mark.line + 1}: expected a plain decimal number, got {node.value:.60}.")
+        is_whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -159,13 +167,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+for kind in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{kind}", _StrictLoader.construct_number)
+
+
 def read_params(path: Path = Path("params.yaml")) -> Params:
     """The validated content of ``params.yaml``; UserError names line, key, what was expected and what was got."""
     if not path.exists():
         raise UserError(f"{path}: not found. Run this in the project's root.")
     text = files.read_text(path)
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader
+        value = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader
         return _section("", Params, value)  # type: ignore[no-any-return]
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error

@@ -19,6 +19,8 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that does not answer: seconds, not minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
@@ -39,9 +41,16 @@ PARAM_BATCH = 100
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the
-    working folder.
+    working folder. UserError where the folder's name cannot be part of such a URI.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.resolve()}"
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    store = str(LOCAL_STORE.resolve())
+    if not named and set(store) & set("%?'\""):
+        raise UserError(
+            f"{store}: MLflow cannot keep its store in a folder with one of % ? ' \" in its name. Rename the folder, "
+            "or set MLFLOW_TRACKING_URI."
+        )
+    return named or f"sqlite:///{store}"
 
 
 def training_run(models: Path, plots: Path) -> str:
@@ -221,7 +230,7 @@ def _mlflow() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "

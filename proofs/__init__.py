@@ -1,8 +1,8 @@
 """The promises of docs/reproducibility.md, each with a program that shows it and a negative control that must fail.
 
 ``make prove-cpus`` and ``make prove-lock`` (which need QEMU), ``make prove-kills``, ``make prove-faults`` (which needs
-root, or ``unshare -rm``, for its small disk), ``make prove-damage``. They take minutes, prove-lock more than an hour; the
-tests hold a short form of most.
+root, or ``unshare -rm``, for its small disk), ``make prove-damage``. They take minutes, prove-lock more than an hour;
+the tests hold a short form of most.
 """
 
 import minitrain  # noqa: F401  (pins the numerics before any proof imports NumPy)

@@ -62,7 +62,9 @@ def run(state: TrainState, params: Params, batches: Batches, folder: Path) -> No
     previous = {
         number: signal.signal(number, lambda got, _: stopped.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
     }
-    bar = tqdm(total=params.train.steps, initial=state.step, desc="train", unit="step", disable=None)
+    bar = tqdm(
+        total=params.train.steps, initial=state.step, desc="train", unit="step", disable=None if sys.stderr else True
+    )
     val_loss = state.evaluations[-1][1] if state.evaluations else math.nan
     try:
         for event in train(

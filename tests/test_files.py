@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a damaged one is refused."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -114,6 +115,25 @@ def test_strays_of_a_folder_go_and_nothing_else(tmp_path):
         (tmp_path / name).write_bytes(b"")
     files.remove_strays(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_what_sqlite_leaves_of_a_killed_process_goes_too(tmp_path):
+    (tmp_path / ".f.999999999.tmp-journal").write_bytes(b"")
+    files.write_bytes(tmp_path / "f", b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_system_that_cannot_fsync_a_folder_will_do(tmp_path, monkeypatch):
+    real = os.fsync
+
+    def fsync(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").resolve() == tmp_path:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    files.write_bytes(tmp_path / "f", b"whole")
+    assert (tmp_path / "f").read_bytes() == b"whole"
 
 
 def test_a_file_that_cannot_be_removed_is_named(tmp_path):

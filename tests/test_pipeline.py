@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,12 @@ def test_the_gate_depends_on_everything_that_the_stages_leave(pipeline):
         for kind in ("outs", "metrics", "plots"):
             for out in pipeline["stages"][stage].get(kind, []):
                 assert (out if isinstance(out, str) else next(iter(out))) in deps
+
+
+def test_what_a_file_manager_leaves_is_no_part_of_the_data(root):
+    command = [sys.executable, "-m", "dvc", "check-ignore", "data/shards/.DS_Store", "data/shards/.x.jsonl.swp"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == command[-2:]
 
 
 def test_the_committed_plots_are_those_of_the_lock(root, pipeline):

@@ -196,6 +196,29 @@ def test_a_training_beside_another_is_refused_and_harms_nothing(ran, tmp_path, r
     assert run(project, "stages.train").returncode == 0
 
 
+def test_a_folder_of_somebody_else_among_the_checkpoints_is_left_alone(project, run):
+    set_params(project, {**SHORT, "train.steps": 1})
+    for name in ("mine", "0123456789abcdef"):
+        (project / "checkpoints" / name).mkdir(parents=True)
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    assert run(project, "stages.train").returncode == 0
+    assert [path.name for path in (project / "checkpoints").iterdir()] == ["mine"]
+
+
+def test_a_notebooks_backend_does_not_matter(ran, run):
+    result = run(ran[0], "stages.fp16_drift", MPLBACKEND="module://matplotlib_inline.backend_inline")
+    assert result.returncode == 0, result.stderr
+
+
+def test_output_that_nobody_reads_ends_the_run_quietly():
+    code = "from minitrain.errors import run_command\nrun_command(lambda: [print('x' * 1000) for _ in range(10_000)])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
 def test_sigterm_outside_of_the_training_loop_says_how_to_go_on():
     code = "import os, signal\nfrom minitrain.errors import run_command\n"
     code += "run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))"

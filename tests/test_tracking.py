@@ -29,6 +29,21 @@ def test_the_default_store_is_absolute(monkeypatch, tmp_path):
     assert tracking.tracking_uri() == "http://server"
 
 
+@pytest.mark.parametrize("name", ["50%", "what?", "quo'te"])
+def test_a_folder_that_no_uri_can_name_is_refused(monkeypatch, tmp_path, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="Rename the folder, or set MLFLOW_TRACKING_URI"):
+        tracking.tracking_uri()
+
+
+def test_a_driver_that_is_not_installed_is_one_clear_error(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://localhost/mlflow")
+    with pytest.raises(UserError, match="MLflow at postgresql://localhost/mlflow: No module named"):
+        tracking.training_run(store / "models", store / "plots/train")
+
+
 def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
     models, plots = store / "models", store / "plots"
     uri = tracking.training_run(models, plots / "train")
