@@ -173,19 +173,16 @@ def check(project: Project, reference: dict[str, bytes], batches: dict[tuple[int
         raise UserError(f"killed {when}: other batches")
 
 
-def go_on(project: Project, order: list[tuple[int, int, list[int]]]) -> bool:
-    """Run ``dvc repro`` to the end; True when it went on from a checkpoint. UserError when there was one and it did
-    not, or not with the batch that comes next.
+def went_on(project: Project, newest: int | None, n_before: int, order: list[tuple[int, int, list[int]]]) -> bool:
+    """Whether a run that found ``newest`` as the step of its newest checkpoint went on from it, that is, took batches.
+    UserError when the first of them, after ``n_before`` that had been logged, is not the one that comes next.
     """
-    newest, n_before = project.newest_step(), len(project.logged())
-    printed = project.finish()
-    if newest is None:
-        return False
-    if f"going on from step {newest} " not in printed:
-        raise UserError(f"there was a checkpoint of step {newest}, and the run did not go on from it:\n{printed}")
-    if project.logged()[n_before:][:1] != order[newest:][:1]:
-        raise UserError(f"going on from step {newest}: another batch than the one that comes next")
-    return newest > 0
+    taken = project.logged()[n_before:]
+    if taken and taken[:1] != order[newest or 0 :][:1]:
+        raise UserError(
+            f"the newest checkpoint is of step {newest}, and the run went on with another batch than the next"
+        )
+    return bool(taken and newest)
 
 
 def random_kills(project: Project, n_kills: int) -> str:
@@ -201,23 +198,27 @@ def random_kills(project: Project, n_kills: int) -> str:
         project.forget()
         runs, in_this_run = runs + 1, rng.randint(1, 8)
         while in_this_run > 0 and kills < n_kills:
-            n_before, process = len(project.logged()), project.repro()
+            newest, n_before, process = project.newest_step(), len(project.logged()), project.repro()
             aimed = rng.random() < 0.5
-            if not (
-                kill_in_training(process, project, rng.randrange(len(order)))
+            killed = (
+                kill_in_training(process, project, rng.randrange(max(1, len(order) - (newest or 0))))
                 if aimed
                 else kill_after(process, rng.uniform(0.5, duration))
-            ):
+            )
+            continued += went_on(project, newest, n_before, order)
+            if not killed:
                 break
             in_this_run, kills = in_this_run - 1, kills + 1
             in_training += len(project.logged()) > n_before and not (project.path / "models").exists()
-        continued += go_on(project, order)
+        newest, n_before = project.newest_step(), len(project.logged())
+        project.finish()
+        continued += went_on(project, newest, n_before, order)
         check(project, reference, batches, f"at random ({kills} kills so far)")
         print(f"\r{kills} of {n_kills} random kills, {runs} runs", end="", flush=True)
     print()
     return (
-        f"{kills} random kills in {runs} runs, {in_training} of them while training; {continued} of the runs ended "
-        "from a checkpoint on"
+        f"{kills} random kills in {runs} runs, {in_training} of them while training; {continued} times dvc repro went "
+        "on from a checkpoint, with the batch that comes next"
     )
 
 
