@@ -70,8 +70,9 @@ def test_working_checkpoints_are_pruned_and_the_newest_whole_one_is_found(train_
 
 
 def test_other_lineages_are_removed(tmp_path):
-    for name in ("old", "mine"):
+    old, mine, somebodys = "0123456789abcdef", "fedcba9876543210", "notes"
+    for name in (old, mine, somebodys):
         files.write_bytes(tmp_path / name / "step-000000001.safetensors", b"x")
-    checkpoint.prune_other_lineages(tmp_path / "mine")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    checkpoint.prune_other_lineages(tmp_path / mine)
+    assert {path.name for path in tmp_path.iterdir()} == {mine, somebodys}
     checkpoint.prune_other_lineages(tmp_path / "nowhere" / "mine")
