@@ -243,33 +243,37 @@ def full_disk(folder: Path) -> str:
     return "clear error, nothing lost, and with room again the same bytes"
 
 
-def read_only_folder(folder: Path) -> str:
-    """Write where nothing may be written; then allow it and run again. (Root may write anywhere but on a disk that is
-    mounted so; where it may mount none, a file stands in the folder's place.)
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Nothing can be written into ``folder``. (Root may write anywhere but on a disk that is mounted so; where it may
+    mount none, a file stands in the folder's place.)
     """
+    with small_disk(folder, "3m") as mounted:
+        if mounted:
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+        elif os.geteuid() != 0:
+            folder.chmod(0o555)
+        else:
+            folder.rmdir()
+            folder.touch()
+        yield
+    if not mounted:
+        folder.chmod(0o755)
+    if folder.is_file():
+        folder.unlink()
+
+
+def read_only_folder(folder: Path) -> str:
+    """Write where nothing may be written; then allow it and run again."""
     project, whole = copy_project(folder / "read-only", SHORT), copy_project(folder / "writable", SHORT)
-    batches = project / "data" / "batches"
-    with small_disk(batches, "3m") as mounted:
-        if mounted:
-            subprocess.run(["mount", "-o", "remount,ro", batches], check=True)
-        elif os.geteuid() != 0:
-            batches.chmod(0o555)
-        else:
-            batches.rmdir()
-            batches.write_bytes(b"")
+    with unwritable(project / "data" / "batches"):
         message = run_stage(project, "shard_to_batches", expected=1)
-        if "data/batches" not in message or "Traceback" in message:
-            raise UserError(f"a read-only folder: expected a clear error, got:\n{message}")
-        if mounted:
-            subprocess.run(["mount", "-o", "remount,rw", batches], check=True)
-        elif os.geteuid() != 0:
-            batches.chmod(0o755)
-        else:
-            batches.unlink()
-        for place in (project, whole):
-            run_stage(place, "shard_to_batches", expected=0)
-        if tree(project, "data/batches") != tree(whole, "data/batches"):
-            raise UserError("after a read-only folder: other files")
+    if "data/batches" not in message or "Traceback" in message:
+        raise UserError(f"a read-only folder: expected a clear error, got:\n{message}")
+    for place in (project, whole):
+        run_stage(place, "shard_to_batches", expected=0)
+    if tree(project, "data/batches") != tree(whole, "data/batches"):
+        raise UserError("after a read-only folder: other files")
     return "clear error, and with access again the same bytes"
 
 

@@ -51,6 +51,13 @@ def test_a_state_of_another_model_is_refused(tensors, tmp_path):
         checkpoint.load_state(tmp_path / "a", 103_680)
 
 
+def test_numbers_that_can_be_no_generator_are_refused(tensors, tmp_path):
+    wrong = np.full(6, 2**64 - 1, np.uint64)
+    files.save_tensors(tmp_path / "a", {**tensors, "rng.state": wrong})
+    with pytest.raises(UserError, match="a: expected a train state, got numbers that cannot be one"):
+        checkpoint.load_state(tmp_path / "a", len(tensors["model.weights"]))
+
+
 def test_working_checkpoints_are_pruned_and_the_newest_whole_one_is_found(train_set, val_set, tmp_path, capsys):
     folder = tmp_path / "lineage"
     state = initial_state(TINY_MODEL, TINY_TRAIN, TINY_VOCAB)
@@ -73,6 +80,8 @@ def test_other_lineages_are_removed(tmp_path):
     old, mine, somebodys = "0123456789abcdef", "fedcba9876543210", "notes"
     for name in (old, mine, somebodys):
         files.write_bytes(tmp_path / name / "step-000000001.safetensors", b"x")
+    (tmp_path / mine / ".step-000000002.safetensors.999999999.tmp").write_bytes(b"half")
     checkpoint.prune_other_lineages(tmp_path / mine)
+    assert [path.name for path in (tmp_path / mine).iterdir()] == ["step-000000001.safetensors"]
     assert {path.name for path in tmp_path.iterdir()} == {mine, somebodys}
     checkpoint.prune_other_lineages(tmp_path / "nowhere" / "mine")

@@ -190,10 +190,19 @@ def test_a_training_beside_another_is_refused_and_harms_nothing(ran, tmp_path, r
     first = subprocess.Popen([sys.executable, "-m", "stages.train"], cwd=project, stdout=subprocess.DEVNULL)
     while not list(project.glob("checkpoints/*/step-*.safetensors")) and first.poll() is None:
         os.sched_yield()
+    first.send_signal(signal.SIGSTOP)  # it must not end too soon
     assert "checkpoints: another run is at work here" in refused(run(project, "stages.train"))
+    first.send_signal(signal.SIGCONT)
     assert first.wait() == 0
     assert tree(project, "models", "plots/train") == tree(ran[0], "models", "plots/train")
     assert run(project, "stages.train").returncode == 0
+
+
+def test_a_stage_whose_stderr_is_closed_runs_all_the_same(project):
+    set_params(project, {**SHORT, "train.steps": 1})
+    for stage in ("shard_to_batches", "train"):
+        command = f"exec {sys.executable} -m stages.{stage} 2>&-"
+        assert subprocess.run(command, shell=True, cwd=project, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_a_folder_of_somebody_else_among_the_checkpoints_is_left_alone(project, run):
@@ -217,6 +226,12 @@ def test_output_that_nobody_reads_ends_the_run_quietly():
     assert process.stderr.read() == b""
     assert process.wait() == 141
     process.stderr.close()
+
+
+def test_what_is_printed_is_there_at_once_even_if_the_run_is_killed():
+    code = "import os\nfrom minitrain.errors import run_command\nrun_command(lambda: (print('step 0'), os.kill(os.getpid(), 9)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (-9, "step 0\n")
 
 
 def test_sigterm_outside_of_the_training_loop_says_how_to_go_on():
