@@ -142,10 +142,7 @@ def load_newest(folder: Path, size: int) -> TrainState | None:
 
 
 def prune_other_lineages(folder: Path) -> None:
-    """Remove the working checkpoints beside ``folder``: they belong to another config, other data or other code. And
-    what is half written in it.
-    """
-    files.remove_strays(folder)
+    """Remove the working checkpoints beside ``folder``: they belong to another config, other data or other code."""
     if folder.parent.is_dir():
         for other in sorted(folder.parent.iterdir()):
             if re.fullmatch("[0-9a-f]{16}", other.name) and other.name != folder.name:  # and not somebody's own folder

@@ -60,11 +60,7 @@ def create(path: Path, make: Callable[[Path], object]) -> None:
         make(temporary)
         _fsync(temporary)
         os.replace(temporary, path)
-        try:
-            _fsync(path.parent)  # the rename itself
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that cannot do that with folders
-                raise
+        _fsync(path.parent)  # the rename itself
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written: {error.strerror}. Make room or give access, then run again."
@@ -79,6 +75,9 @@ def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems cannot do that with folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -113,7 +112,7 @@ def remove(path: Path) -> None:
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold ``folder``, which is made if need be; UserError when another process does. However a process ends, the
-    system lets go of what it held.
+    system lets go of what it held. Where the file system has no locks, nothing is held.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +126,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: another run is at work here. Wait until it has ended, or end it, then run again."
         ) from error
+    except OSError as error:
+        print(f"note: {folder} cannot be locked ({error.strerror}): let no other run be at work here")
     try:
         yield
     finally:

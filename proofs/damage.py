@@ -33,13 +33,12 @@ import numpy as np
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.params import read_params
-from proofs.project import ROOT, SHORT, copy_project
+from proofs.project import ROOT, SHORT, SIZE, copy_project
 from stages.inputs import model_file_name, read_batches, read_model
 
 MEMORY = 200 << 20  # bytes that a refusal may cost, beyond what the loaded libraries take
 SECONDS = 1.0  # that a refusal may take
 CHUNK = 250  # damaged copies for each child process
-SIZE = 103_680
 DIGEST_CHECK = 'if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:'
 
 

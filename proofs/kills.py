@@ -27,9 +27,8 @@ import yaml
 from minitrain import checkpoint, files
 from minitrain.errors import UserError, run_command
 from minitrain.loop import TrainState
-from proofs.project import ROOT, SHORT, copy_project, tree
+from proofs.project import ROOT, SHORT, SIZE, copy_project, tree
 
-SIZE = 103_680
 BATCH_LOG = "batch-ids.jsonl"  # written by hooks/sitecustomize.py
 OUTS = ("models", "plots", "data/batches")
 

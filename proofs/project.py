@@ -9,6 +9,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("minitrain", "stages", "data", "params.yaml", "dvc.yaml", "requirements.lock")
 
+SIZE = 103_680  # parameters of the locked config
+
 # The real model, corpus and batches; few steps, but past warm-up, with evaluations and checkpoints.
 SHORT: dict[str, Any] = {
     "train.steps": 24,

@@ -35,7 +35,7 @@ def measure(params: Params, batches: Batches, export: Export) -> dict[str, Any]:
 
     state = checkpoint.load_state(state_path, size, digest_of(state_path))
     tensors = checkpoint.state_tensors(state)
-    digests, recorded = checkpoint.machine_digests(tensors), export.manifest["state_digests"]
+    digests, recorded = checkpoint.machine_digests(tensors), export.state_digests
     machines = {machine: digest == recorded.get(machine) for machine, digest in digests.items()}
 
     probe_layout: files.Layout = {"tokens": ("int64", (None, None)), "logits": ("float64", (None, n_shown))}

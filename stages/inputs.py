@@ -74,6 +74,7 @@ class Export:
     path: Path
     sha256: str
     manifest: dict[str, Any]
+    state_digests: dict[str, str]  # sha256 by state machine
     weights: np.ndarray  # flat, float32
 
     def model(self, dtype: np.typing.DTypeLike = np.float32) -> MiniGPT:
@@ -120,8 +121,8 @@ def read_model(params: Params) -> Export:
             )
         path = MODELS / content["model"]
         expected = str(content["files"][path.name])
-        dict(content["state_digests"])
-    except (KeyError, TypeError, ValueError) as error:
+        state_digests = {str(machine): str(digest) for machine, digest in content["state_digests"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{found[0]}: expected the manifest of a model, got {error!r}. Make the model again with: dvc repro train"
         ) from error
@@ -129,7 +130,7 @@ def read_model(params: Params) -> Export:
     tensors = files.load_tensors(path, weights_layout(model), expected)
     if path.name != model_file_name(expected):
         raise UserError(f"{path}: expected the name {model_file_name(expected)}: it begins with the file's sha256.")
-    return Export(path, expected, content, flat_weights(model, tensors))
+    return Export(path, expected, content, state_digests, flat_weights(model, tensors))
 
 
 def model_file_name(sha256: str) -> str:

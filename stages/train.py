@@ -180,6 +180,7 @@ def produce() -> Path:
     planned = plan(params, batches)
     folder = WORKING / manifest.lineage(planned)
     checkpoint.prune_other_lineages(folder)
+    files.remove_strays(folder)
     files.write_json(folder / "manifest.json", planned)
 
     if planned["numerics"] != numerics.PROMISED:

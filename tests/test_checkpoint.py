@@ -80,8 +80,6 @@ def test_other_lineages_are_removed(tmp_path):
     old, mine, somebodys = "0123456789abcdef", "fedcba9876543210", "notes"
     for name in (old, mine, somebodys):
         files.write_bytes(tmp_path / name / "step-000000001.safetensors", b"x")
-    (tmp_path / mine / ".step-000000002.safetensors.999999999.tmp").write_bytes(b"half")
     checkpoint.prune_other_lineages(tmp_path / mine)
-    assert [path.name for path in (tmp_path / mine).iterdir()] == ["step-000000001.safetensors"]
     assert {path.name for path in tmp_path.iterdir()} == {mine, somebodys}
     checkpoint.prune_other_lineages(tmp_path / "nowhere" / "mine")

@@ -152,6 +152,24 @@ def test_a_folder_is_held_by_one(tmp_path):
         pass
 
 
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with files.alone_in(tmp_path / "work"):
+        assert "work cannot be locked (No locks available): let no other run" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_fsynced_is_an_error(tmp_path, monkeypatch):
+    def fsync(_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with pytest.raises(UserError, match="f: cannot be written: Invalid argument"):
+        files.write_bytes(tmp_path / "f", b"whole")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.write_bytes(path, b"old")

@@ -214,6 +214,18 @@ def test_a_folder_of_somebody_else_among_the_checkpoints_is_left_alone(project, 
     assert [path.name for path in (project / "checkpoints").iterdir()] == ["mine"]
 
 
+def test_what_a_killed_process_left_half_written_among_the_checkpoints_goes(project, run):
+    set_params(project, {**SHORT, "train.steps": 1})
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    command = [sys.executable, "-c", "from stages import train; train.produce()"]
+    subprocess.run(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    before = tree(project, "checkpoints")
+    (manifest,) = project.glob("checkpoints/*/manifest.json")
+    (manifest.parent / ".step-000000002.safetensors.999999999.tmp").write_bytes(b"half")
+    subprocess.run(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    assert tree(project, "checkpoints") == before
+
+
 def test_a_notebooks_backend_does_not_matter(ran, run):
     result = run(ran[0], "stages.fp16_drift", MPLBACKEND="module://matplotlib_inline.backend_inline")
     assert result.returncode == 0, result.stderr
