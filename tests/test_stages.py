@@ -242,7 +242,8 @@ def test_output_that_nobody_reads_ends_the_run_quietly():
 
 def test_what_is_printed_is_there_at_once_even_if_the_run_is_killed():
     code = "import os\nfrom minitrain.errors import run_command\nrun_command(lambda: (print('step 0'), os.kill(os.getpid(), 9)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-E", "-c", code]  # -E: PYTHONUNBUFFERED might be set
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (-9, "step 0\n")
 
 
