@@ -125,7 +125,7 @@ def flips_page(flips: list[Flip], positions: int) -> str:
         "",
         "Positions of the validation set at which the most likely next token is another one after rounding,",
         f"of {positions} positions for each format. `margin` is by how much float32 preferred its choice: flips happen",
-        "where two tokens were nearly equal, such as the language that a sequence begins with.",
+        "where two tokens were nearly equal.",
         "",
         "| format | rounded | context | target | fp32 | rounded to | margin | positions |",
         "|---|---|---|---|---|---|---:|---:|",

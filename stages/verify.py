@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from packaging.markers import Marker
+
 from minitrain import checkpoint, corpus, files, numerics, sources
 from minitrain.errors import UserError, run_command
 from minitrain.loop import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE, TrainState
@@ -30,7 +32,6 @@ from stages.paths import BATCHES, EVIDENCE, LOCK, MODELS, PLOTS
 REPORT = Path("PHASE_18_REPORT.md")
 VERBS = Path("data/verbs.yaml")
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
-LOCKED_PACKAGES = ("numpy", "safetensors", "mlflow", "dvc", "pyyaml", "matplotlib")
 TOLERANCE = 1e-3  # relative, on numbers computed where equal bits are not promised
 LOCKED = (ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32), 64)  # and the vocabulary
 LOCKED_PARAMETERS = 103_680
@@ -243,16 +244,19 @@ def pickle_item(run: Run) -> Outcome:
 
 
 def packages_item(run: Run) -> Outcome:
-    locked = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", files.read_text(LOCK), flags=re.MULTILINE))
+    # name==version ; for which Python and system
+    lines = re.findall(r"^([\w.-]+)==([^\s;]+)(?: ; ([^\\\n]+))?", files.read_text(LOCK), flags=re.MULTILINE)
+    locked = [(name, wanted) for name, wanted, where in lines if not where or Marker(where).evaluate()]
     wrong = []
-    for name in LOCKED_PACKAGES:
+    for name, wanted in locked:
         try:
             installed = version(name)
         except PackageNotFoundError:
             installed = "nothing"
-        if installed != locked.get(name):
-            wrong.append(f"{name} {installed} instead of {locked.get(name)}")
-    return f"{len(LOCKED_PACKAGES)} packages as locked", "equal" if not wrong else ", ".join(wrong), not wrong
+        if installed != wanted:
+            wrong.append(f"{name} {installed} instead of {wanted}")
+    got = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    return f"{len(locked)} packages as locked", got or "equal", not wrong
 
 
 def numerics_item(run: Run) -> Outcome:

@@ -254,26 +254,58 @@ def test_sigterm_outside_of_the_training_loop_says_how_to_go_on():
     assert (result.returncode, result.stderr) == (143, "stopped by SIGTERM. To go on: run the same command again.\n")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(ran, tmp_path, run, how):
-    project = copy_project(tmp_path / "stopped", SHORT)
+def goes_on_to_the_same_bytes(project: Path, whole: Path, run) -> str:
+    """Run the stopped training of a project to its end; what that printed."""
+    assert not (project / "models").exists()
+    again = run(project, "stages.train")
+    assert again.returncode == 0, again.stderr
+    assert tree(project / "models") == tree(whole / "models")
+    assert tree(project / "plots/train") == tree(whole / "plots/train")
+    return again.stdout
+
+
+def test_a_killed_run_goes_on_and_leaves_the_same_bytes(ran, tmp_path, run):
+    project = copy_project(tmp_path / "killed", SHORT)
     assert run(project, "stages.shard_to_batches").returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.train"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not list(project.glob("checkpoints/*/step-*.safetensors")) and process.poll() is None:
         os.sched_yield()
-    process.send_signal(how)
-    _, errors = process.communicate()
-    assert process.returncode != 0
-    assert not (project / "models").exists()
-    if how is not signal.SIGKILL:
-        assert "To go on: dvc repro" in errors
-    again = run(project, "stages.train")
-    assert again.returncode == 0, again.stderr
-    assert "going on from step" in again.stdout
-    assert tree(project / "models") == tree(ran[0] / "models")
-    assert tree(project / "plots/train") == tree(ran[0] / "plots/train")
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert "going on from step" in goes_on_to_the_same_bytes(project, ran[0], run)
+
+
+STOPS_AT_STEP_5 = """
+import os
+from minitrain.errors import run_command
+from stages import train
+
+def stopping(*args, real=train.train):
+    steps = 0
+    for event in real(*args):
+        steps += isinstance(event, train.Step)
+        if steps == 5:  # no checkpoint is due there
+            os.kill(os.getpid(), {number})
+        yield event
+
+train.train = stopping
+run_command(train.main)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_first_and_goes_on_from_there(ran, tmp_path, run, how):
+    project = copy_project(tmp_path / "stopped", SHORT)
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    command = [sys.executable, "-c", STOPS_AT_STEP_5.format(number=int(how))]
+    stopped = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    (saved,) = project.glob("checkpoints/*/step-000000005.safetensors")
+    message = f"stopped by {how.name} after step 5; saved in {saved.parent.relative_to(project)}. To go on: dvc repro"
+    assert (stopped.returncode, message in stopped.stderr) == (128 + how, True), stopped.stderr
+    assert "going on from step 5 " in goes_on_to_the_same_bytes(project, ran[0], run)
 
 
 def test_a_checkpoint_of_other_parameters_is_not_used_but_removed(tmp_path, run):

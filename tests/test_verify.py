@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -264,7 +265,10 @@ ALONE = {
     "first step": (a_log_with(lambda log: log.__setitem__(0, (9.0, *log[0][1:]))), "got 9.000, "),
     "fp16 drift plot": (a_picture_of_one_pixel, "expected a picture drift_per_layer.png; got 1 x 1"),
     "no pickle": (lambda project, _: (project / "stages/extra.py").write_text("import pickle\n"), "stages/extra.py:"),
-    "packages": (patched(verify, "version", lambda name: "0.1"), "got numpy 0.1 instead of "),
+    "packages": (
+        patched(verify, "version", lambda name: "0.1" if name == "pillow" else version(name)),
+        "packages as locked; got pillow 0.1 instead of ",
+    ),
     "numerics": (
         lambda _, monkeypatch: monkeypatch.setitem(numerics.PROMISED, "openblas_core", "Zen"),
         "got different: {'openblas_core': 'Haswell'}",
