@@ -131,14 +131,26 @@ def save_working(folder: Path, state: TrainState) -> Path:
 
 
 def load_newest(folder: Path, size: int) -> TrainState | None:
-    """The state of the newest whole checkpoint of a lineage, or None; damaged ones are told about and removed."""
+    """The state of the newest whole checkpoint of a lineage, or None; damaged ones are removed."""
     for path in newest_first(folder):
-        try:
-            return load_state(path, size)
-        except UserError as error:
-            print(f"removed a damaged checkpoint: {error}")
-            files.remove(path)
+        state = load_whole(path, size)
+        if state is not None:
+            return state
+        files.remove(path)
     return None
+
+
+def load_whole(path: Path, size: int) -> TrainState | None:
+    """The state in a working checkpoint; None, and the terminal says why, where it is missing or damaged. UserError
+    where it cannot be read: it may well be whole, and then nothing must take its place.
+    """
+    if path.exists():
+        files.read_bytes(path)
+    try:
+        return load_state(path, size)
+    except UserError as error:
+        print(f"a damaged checkpoint: {error}")
+        return None
 
 
 def prune_other_lineages(folder: Path) -> None:

@@ -43,13 +43,11 @@ def plan(params: Params, batches: Batches) -> dict[str, Any]:
 def start(params: Params, folder: Path, size: int) -> TrainState:
     """The newest whole working checkpoint of this lineage, or a fresh state."""
     state = checkpoint.load_newest(folder, size)
-    if state is not None and state.step > kept_step(params.train):
-        try:  # the mid-run checkpoint must come out as well
-            checkpoint.load_state(folder / "kept.safetensors", size)
-        except UserError as error:
-            print(f"starting over: {error}")
-            checkpoint.remove_lineage(folder)
-            state = None
+    kept_is_needed = state is not None and state.step > kept_step(params.train)  # it must come out as well
+    if kept_is_needed and checkpoint.load_whole(folder / "kept.safetensors", size) is None:
+        print("starting over")
+        checkpoint.remove_lineage(folder)
+        state = None
     if state is None:
         return initial_state(params.model, params.train, params.tokenizer.vocab_size)
     print(f"going on from step {state.step} ({folder})")
@@ -181,12 +179,12 @@ def produce() -> Path:
     folder = WORKING / manifest.lineage(planned)
     checkpoint.prune_other_lineages(folder)
     files.remove_strays(folder)
-    files.write_json(folder / "manifest.json", planned)
 
     if planned["numerics"] != numerics.PROMISED:
         different = sorted(key for key, value in numerics.PROMISED.items() if planned["numerics"].get(key) != value)
         print(f"note: equal bytes are not promised on this machine (its {', '.join(different)})")
     state = start(params, folder, MiniGPT(params.model, params.tokenizer.vocab_size).size)
+    files.write_json(folder / "manifest.json", planned)
     run(state, params, batches, folder)
 
     kept = files.read_bytes(folder / "kept.safetensors")

@@ -1,5 +1,7 @@
 """State files and working checkpoints."""
 
+import errno
+
 import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB
@@ -73,7 +75,22 @@ def test_working_checkpoints_are_pruned_and_the_newest_whole_one_is_found(train_
     newest = folder / "step-000000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     assert checkpoint.load_newest(folder, len(state.weights)).step == 10
-    assert "removed a damaged checkpoint" in capsys.readouterr().out
+    assert not newest.exists()
+    assert "a damaged checkpoint: " in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(tensors, tmp_path, monkeypatch):
+    path, size = tmp_path / "step-000000005.safetensors", len(tensors["model.weights"])
+    files.save_tensors(path, tensors)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(UserError, match="step-000000005.safetensors: cannot be read: Permission denied"):
+        checkpoint.load_newest(tmp_path, size)
+    monkeypatch.undo()
+    assert checkpoint.load_newest(tmp_path, size) is not None
 
 
 def test_other_lineages_are_removed(tmp_path):

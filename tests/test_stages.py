@@ -226,6 +226,23 @@ def test_what_a_killed_process_left_half_written_among_the_checkpoints_goes(proj
     assert tree(project, "checkpoints") == before
 
 
+def test_without_a_whole_mid_run_checkpoint_a_run_starts_over(project, run):
+    set_params(project, {**SHORT, "train.steps": 4})
+    assert run(project, "stages.shard_to_batches").returncode == 0
+    command = [sys.executable, "-c", "from stages import train; train.produce()"]
+    subprocess.run(command, cwd=project, capture_output=True, check=True)
+    before = tree(project, "models", "plots/train", "checkpoints")
+    (kept,) = project.glob("checkpoints/*/kept.safetensors")
+    for content in (kept.read_bytes()[:-1], None):
+        kept.unlink()
+        if content is not None:
+            kept.write_bytes(content)
+        again = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+        assert "starting over" in again.stdout
+        assert "kept.safetensors: " in again.stdout
+        assert tree(project, "models", "plots/train", "checkpoints") == before
+
+
 def test_a_notebooks_backend_does_not_matter(ran, run):
     result = run(ran[0], "stages.fp16_drift", MPLBACKEND="module://matplotlib_inline.backend_inline")
     assert result.returncode == 0, result.stderr
