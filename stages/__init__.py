@@ -1,8 +1,8 @@
 """The stages of dvc.yaml, one script each: ``python -m stages.NAME``, from the project's root.
 
-All have one skeleton: a function without side effects that computes the stage's results (the gate calls
-it again and compares); ``produce``, which knows paths and parameters and writes the files; and ``main``,
-which at last tells MLflow.
+All but the gate have one skeleton: a function that computes the stage's results and writes nothing (the gate
+calls it again and compares); ``produce``, which knows paths and parameters and writes the files; and, once there
+is a model, ``main``, which at last tells MLflow.
 """
 
 import sys
