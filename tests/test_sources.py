@@ -16,7 +16,11 @@ def in_root(root, monkeypatch):
 
 @pytest.mark.usefixtures("in_root")
 def test_no_project_file_pickles():
-    paths = [path for folder in ("minitrain", "stages", "benchmarks") for path in Path(folder).rglob("*.py")]
+    paths = [
+        path
+        for folder in ("minitrain", "stages", "tests", "benchmarks", "proofs")
+        for path in Path(folder).rglob("*.py")
+    ]
     assert len(paths) > 30
     assert [f"{path}:{use}" for path in paths for use in sources.pickle_uses(path)] == []
 
@@ -46,6 +50,32 @@ def test_no_project_file_pickles():
         "from six.moves import cPickle",
         "import yaml\nyaml.unsafe_load(text)",
         "exec('import pick' + 'le')",
+        "yaml.load(t, Loader=yaml.UnsafeLoader)",
+        "import yaml as y\ny.load(t, y.FullLoader)",
+        "import yaml\nyaml.load(t)",
+        "import yaml\nyaml.load(t, Loader=chosen)",
+        "import yaml\nyaml.load_all(t, make_loader())",
+        "import yaml\nclass Mine(yaml.Loader):\n    pass\nyaml.load(t, Loader=Mine)",
+        "import yaml\nfrom elsewhere import Other\nclass Mine(Other):\n    pass\nyaml.load(t, Loader=Mine)",
+        "import yaml\nyaml.Loader(t).get_data()",
+        "import yaml\nclass Mine(yaml.Loader):\n    pass\nMine(t).get_data()",
+        "from yaml import load as l\nl(t, Loader=L)",
+        "from yaml import UnsafeLoader as SafeLoader",
+        "SafeLoader = yaml.UnsafeLoader\nyaml.load(t, Loader=SafeLoader)",
+        "from yaml import unsafe_load as u",
+        "from pandas import read_pickle as r",
+        "from numpy import *",
+        "np.lib.npyio.load('x')",
+        "np.lib.format.write_array(f, a)",
+        "np.lib.format.read_array(f, True)",
+        "import numpy.lib.npyio as n\nn.load('x')",
+        "from numpy.lib import npyio as n\nn.load('x')",
+        "def f():\n    import numpy as x\n    x.load('x')\ndef g():\n    import json as x",
+        "torch.load('x')",
+        "import torch as t\nt.save(x, 'x')",
+        "from importlib import import_module as i\ni('pickle')",
+        "import importlib as i\ni.import_module(name='six.moves.cPickle')",
+        "from builtins import eval as e",
     ],
 )
 def test_what_could_unpickle_is_found(tmp_path, code):
@@ -60,6 +90,10 @@ def test_what_could_unpickle_is_found(tmp_path, code):
         "import json\njson.load(f)",
         "text = 'import pickle'  # pickle",
         "checkpoint.save('x')",
+        "import numpy as np\nnp.lib.npyio.load('x', allow_pickle=False)",
+        "import yaml\nyaml.safe_load(t)\nyaml.load(t, Loader=yaml.SafeLoader)\nyaml.load(t, yaml.CSafeLoader)",
+        "from yaml import SafeLoader as S, load as l\nclass Strict(S):\n    pass\nl(t, Loader=Strict)",
+        "from importlib import import_module as i\ni('stages.train')",
     ],
 )
 def test_what_cannot_is_not(tmp_path, code):
