@@ -1,5 +1,6 @@
 """The stages as a user meets them: a small run of the pipeline, and every mistake answered by one clear line."""
 
+import ast
 import csv
 import json
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import edit, model_file
 
-from minitrain import files
+import stages
+from minitrain import files, sources
 from proofs.project import SHORT, copy_project, set_params, tree
 
 
@@ -372,6 +374,43 @@ def replace_first_row(project: Path, line: str) -> None:
 
 def without(row: dict, key: str) -> str:
     return json.dumps({name: value for name, value in row.items() if name != key})
+
+
+@pytest.mark.parametrize("name", ["numpy", "safetensors", "yaml", "tqdm", "mlflow"])
+def test_a_missing_package_is_named_before_anything_is_imported(root, name):
+    code = f"import sys; sys.modules['{name}'] = None; import stages.train"  # None: Python takes it for not there
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    message = refused(result)
+    assert f"missing from {sys.executable}: {name}." in message
+    assert "source .venv/bin/activate" in message
+
+
+def test_another_program_imports_from_the_stages_without_the_packages_that_it_does_not_need(root, tmp_path):
+    """As ``make bench`` does, in an environment of its own."""
+    there = (root / "requirements-bench.txt").read_text().replace("pyyaml", "yaml")
+    missing = [name for name in stages.NEEDED if f"\n{name}==" not in there]
+    assert "mlflow" in missing
+    hidden = "".join(f"sys.modules['{name}'] = None\n" for name in missing)
+    (tmp_path / "program.py").write_text(f"import sys\n{hidden}from stages.inputs import read_batches\n")
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, tmp_path / "program.py"], cwd=root, env=env, check=True)
+
+
+@pytest.mark.parametrize("name", ["numpy", "tqdm"])
+def test_a_stage_started_as_users_start_it_names_the_missing_package(root, run, tmp_path, name):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{name}'] = None")
+    assert f": {name}." in refused(run(root, "stages.train", PYTHONPATH=str(tmp_path)))
+
+
+def test_every_package_that_the_stages_import_is_looked_up(root, monkeypatch):
+    monkeypatch.chdir(root)
+    files_of_stages = {path for script in Path("stages").glob("*.py") for path in sources.import_closure(script)}
+    imported = {
+        module.split(".")[0]
+        for path in files_of_stages
+        for module in sources._imported_modules(ast.parse(path.read_text()))
+    }
+    assert imported - set(sys.stdlib_module_names) - set(sources.PACKAGES) == set(stages.NEEDED)
 
 
 BAD_CORPUS = {
