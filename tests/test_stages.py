@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -257,6 +258,38 @@ def test_output_that_nobody_reads_ends_the_run_quietly():
     assert process.stderr.read() == b""
     assert process.wait() == 141
     process.stderr.close()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("end", ["\\n", ""])
+def test_output_to_a_full_disk_ends_the_run_with_one_line(end, unbuffered):
+    code = f"from minitrain.errors import run_command\nrun_command(lambda: print('x', end='{end}'))"
+    command, env = [sys.executable, "-c", code], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert "error: what is printed cannot be written: No space left on device. Make room" in result.stderr
+        both = subprocess.run(command, env=env, stdout=full, stderr=full, check=False)
+    assert (result.returncode, both.returncode) == (1, 1)
+
+
+def test_an_error_of_the_system_that_nobody_foresaw_keeps_its_traceback():
+    code = "import os\nfrom minitrain.errors import run_command\nrun_command(lambda: os.mkdir('/'))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, "FileExistsError" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("failing", "got"),
+    [
+        ("__import__('numpy').zeros(2**50)", r" \(Unable to allocate 8.00 PiB for an array with shape .*\)"),
+        ("'x' * 2**62", ""),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_do(failing, got):
+    code = f"from minitrain.errors import run_command\nrun_command(lambda: {failing})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert re.fullmatch(f"error: not enough memory{got}. Choose smaller values in params.yaml.*", refused(result))
 
 
 def test_what_is_printed_is_there_at_once_even_if_the_run_is_killed():
