@@ -210,6 +210,10 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
                 raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
             yield file
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if getattr(error, "errno", None) == errno.ELOOP and path.is_symlink():  # else links above it go in a circle
+            raise UserError(
+                f"{path}: expected a regular file, got a symbolic link. Put the file itself here."
+            ) from error
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
 
 

@@ -96,6 +96,18 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
             files.read_bytes(tmp_path / name)
 
 
+def test_a_symbolic_link_is_named_as_such(tmp_path):
+    (tmp_path / "target").write_bytes(b"x")
+    for name, target in (("link", "target"), ("dangling", "nowhere"), ("circle", "circle")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(
+            UserError, match=f"{name}: expected a regular file, got a symbolic link. Put the file itself"
+        ):
+            files.read_bytes(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read: Too many levels of symbolic links"):
+        files.read_bytes(tmp_path / "circle" / "file")
+
+
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read: embedded null byte"):
         files.read_bytes(tmp_path / "a\0b")
