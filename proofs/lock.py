@@ -1,11 +1,12 @@
 """The committed dvc.lock on another CPU: ``dvc repro --force``, all its steps, with every stage under QEMU as Haswell.
 
 What ``make prove-cpus`` shows of a short run, shown of the whole one and by the file that users compare. Takes more
-than an hour. Negative control: with one bit of the model's file changed, DVC writes another lock.
-Needs ``qemu-x86_64`` (Debian: qemu-user).
+than an hour. A stage whose Python was not started under QEMU makes it fail. Negative control: with one bit of the
+file of the training's state changed, DVC writes another lock. Needs ``qemu-x86_64`` (Debian: qemu-user).
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,20 +22,34 @@ from proofs.project import ROOT, copy_project
 
 CPU = "Haswell"
 LOCK = "dvc.lock"
+COMMANDS = "commands"  # a folder with our own ``python``
+STARTED = "started.txt"  # in it: a line for every start of that ``python``
 
 
 def dvc(project: Path, interpreter: list[str], *arguments: str) -> None:
     """Run DVC in a project, with ``interpreter`` as the ``python`` of its stages; UserError when it fails."""
-    commands = project / "commands"
+    commands = project / COMMANDS
     commands.mkdir(exist_ok=True)
-    python = commands / "python"
-    python.write_text(f'#!/bin/sh\nexec {" ".join(interpreter)} "$@"\n')
+    started, python = commands / STARTED, commands / "python"
+    started.touch()
+    python.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "python $*" >> {shlex.quote(str(started))}\nexec {shlex.join(interpreter)} "$@"\n'
+    )
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in numerics.PINNED}
     environment["PATH"] = f"{commands}:{environment['PATH']}"
     result = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=project, env=environment, check=False)
     if result.returncode != 0:
         raise UserError(f"dvc {' '.join(arguments)} ended with exit code {result.returncode}, see above.")
+
+
+def bypassed(project: Path) -> list[str]:
+    """The stages whose command never started our ``python``: DVC runs them in the user's shell, and what that reads
+    at its start (BASH_ENV, for one) can set another PATH.
+    """
+    started = (project / COMMANDS / STARTED).read_text().splitlines()
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    return [name for name, stage in stages.items() if stage["cmd"] not in started]
 
 
 def outs_of(lock: bytes) -> dict[str, str]:
@@ -53,6 +68,8 @@ def prove(project: Path, expected: bytes, interpreter: list[str]) -> tuple[bool,
     """Whether the lock comes out as expected when the stages run with ``interpreter``; whether a changed bit shows."""
     dvc(project, interpreter, "init", "--no-scm", "--quiet")
     dvc(project, interpreter, "repro", "--force")
+    if missed := bypassed(project):
+        raise UserError(f"not run by {shlex.join(interpreter)}: {', '.join(missed)}. Does your shell set PATH?")
     lock = (project / LOCK).read_bytes()
     outs, expected_outs = outs_of(lock), outs_of(expected)
     different = sorted(path for path in outs.keys() | expected_outs.keys() if outs.get(path) != expected_outs.get(path))

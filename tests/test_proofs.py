@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from minitrain import files
 from minitrain.errors import UserError
-from proofs import damage, faults, kills
+from proofs import damage, faults, kills, lock
 
 
 def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
@@ -64,3 +65,25 @@ def test_two_runs_at_once_leave_what_one_leaves(tmp_path):
     (project.path / "models" / "intruder").write_bytes(b"")  # the negative control: the comparison can fail
     with pytest.raises(UserError, match="different: models/intruder"):
         kills.check(project, reference, batches, "never")
+
+
+def test_a_stage_that_another_python_runs_is_noticed(tmp_path, monkeypatch):
+    """Without QEMU: what DVC starts is a script, in a folder with a space in its name."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "one.py").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: python -m stages.one}}")
+    interpreter = tmp_path / "a folder" / "interpreter"
+    interpreter.parent.mkdir()
+    interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    interpreter.chmod(0o755)
+    resets = tmp_path / "resets.sh"
+    resets.write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
+
+    monkeypatch.setenv("SHELL", shutil.which("bash") or "")
+    monkeypatch.setenv("BASH_ENV", str(resets))
+    lock.dvc(tmp_path, [str(interpreter)], "init", "--no-scm", "--quiet")
+    lock.dvc(tmp_path, [str(interpreter)], "repro", "--force")
+    assert lock.bypassed(tmp_path) == ["one"]
+    monkeypatch.delenv("BASH_ENV")
+    lock.dvc(tmp_path, [str(interpreter)], "repro", "--force")
+    assert lock.bypassed(tmp_path) == []
