@@ -44,12 +44,14 @@ class FaultyOs:
         def operation(*args: Any) -> Any:
             if name == "open" and not args[1] & os.O_WRONLY and not _is_the_writers(Path(args[0])):
                 return real(*args)  # reading
+            if self.fault == SHORT_WRITE and (name != "write" or len(args[1]) < 2):
+                return real(*args)  # only a write of more than one byte can be short
             self.left -= 1
             if self.left != 0 and not (self.left < 0 and self.lasting):
                 return real(*args)
             self.hit = True
             if self.fault == SHORT_WRITE:
-                return real(args[0], args[1][: max(1, len(args[1]) // 2)]) if name == "write" else real(*args)
+                return real(args[0], args[1][: len(args[1]) // 2])
             if name == "close":
                 real(*args)  # the descriptor is gone even when close reports an error
             raise OSError(self.fault, os.strerror(self.fault))

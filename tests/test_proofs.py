@@ -22,6 +22,15 @@ def test_the_sweep_notices_a_writer_that_does_not_keep_its_promise(tmp_path, wri
     assert faults.is_caught(writer, tmp_path)
 
 
+def test_a_short_write_is_counted_only_where_bytes_are_written(tmp_path):
+    with faults.faulty(1, faults.SHORT_WRITE, lasting=False) as injected:
+        files.write_bytes(tmp_path / "empty", b"")
+        files.write_bytes(tmp_path / "one", b"x")  # half of a byte cannot be written
+        assert not injected.hit
+        files.write_bytes(tmp_path / "two", b"xy")
+        assert injected.hit
+
+
 def test_a_read_only_folder_is_one_clear_error(tmp_path):
     assert faults.read_only_folder(tmp_path) == "clear error, and with access again the same bytes"
 
