@@ -31,6 +31,12 @@ def test_a_short_write_is_counted_only_where_bytes_are_written(tmp_path):
         assert injected.hit
 
 
+def test_a_fault_in_the_gates_writing_is_one_clear_error(ran, tmp_path):
+    project = Path(shutil.copytree(ran[0], tmp_path / "project", ignore=shutil.ignore_patterns("mlruns")))
+    assert faults.sweep_stage(project, "verify", "plots/verify") > 100
+    assert set(os.listdir(project / "plots" / "verify")) == {"metrics.json", "PHASE_18_REPORT.md"}
+
+
 def test_a_read_only_folder_is_one_clear_error(tmp_path):
     assert faults.read_only_folder(tmp_path) == "clear error, and with access again the same bytes"
 
