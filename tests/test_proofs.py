@@ -9,7 +9,7 @@ import pytest
 
 from minitrain import files
 from minitrain.errors import UserError
-from proofs import damage, faults, kills, lock
+from proofs import cpus, damage, faults, kills, lock
 
 
 def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
@@ -102,3 +102,12 @@ def test_a_stage_that_another_python_runs_is_noticed(tmp_path, monkeypatch):
     monkeypatch.delenv("BASH_ENV")
     lock.dvc(tmp_path, [str(interpreter)], "repro", "--force")
     assert lock.bypassed(tmp_path) == []
+
+
+def test_no_model_is_no_other_model():
+    model, state = {"models/minigpt-a.safetensors": "a"}, {"models/minigpt-a.state.safetensors": "s"}
+    other = {"models/minigpt-b.safetensors": "b", "models/minigpt-b.state.safetensors": "t"}
+    assert cpus.models_differ(model | state, other)
+    assert not cpus.models_differ(model | state, other | state)
+    assert not cpus.models_differ(model, {})
+    assert not cpus.models_differ({}, {})
