@@ -1,4 +1,5 @@
-"""Killed at any moment, the same bytes: SIGKILL to real ``dvc repro`` runs, at random moments and at each write.
+"""Killed at any moment, the same bytes: SIGKILL to real ``dvc repro`` runs at random moments, and to the training stage
+(without DVC and MLflow) before each file operation, that is, before each call of six ``os`` functions by the writer.
 
 Every run is continued with ``dvc repro`` until it ends, and then all it leaves is compared with what an uninterrupted
 run left; so are the ids of the sequences in every batch. Negative controls: a working checkpoint with one part of the
@@ -310,7 +311,7 @@ def unnoticed_losses(project: Project, reference: dict[str, bytes]) -> list[str]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs.kills")
     parser.add_argument("--kills", type=int, default=100, help="random kills (default: 100)")
-    parser.add_argument("--every", type=int, default=1, help="kill before every Nth write operation only (default: 1)")
+    parser.add_argument("--every", type=int, default=1, help="kill before every Nth file operation only (default: 1)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         start = time.monotonic()
@@ -320,7 +321,7 @@ def main() -> None:
         print(f"an uninterrupted run leaves {len(reference)} files and takes {len(batches)} batches")
         print(f"two runs at once: {two_at_once(project, reference, batches)}")
         operations = kills_at_writes(project, arguments.every, reference, batches)
-        print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} write operation")
+        print(f", one before {'each' if arguments.every == 1 else f'every {arguments.every}th'} file operation")
         unnoticed = unnoticed_losses(project, reference)
         print(f"negative controls: {len(LOST) - len(unnoticed)} of {len(LOST)} losses noticed ({', '.join(LOST)})")
         longer = Project(Path(temporary) / "longer", LONGER)
