@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -72,14 +73,48 @@ def test_a_loader_without_its_digest_check_is_noticed(ran, tmp_path):
     assert damage.digest_check_matters(project, tmp_path / "careless")
 
 
-def test_two_runs_at_once_leave_what_one_leaves(tmp_path):
-    project = kills.Project(tmp_path / "project")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A project under DVC that has run, what it left, and its batches."""
+    project = kills.Project(tmp_path_factory.mktemp("kills") / "project")
     project.finish()
-    reference, batches = project.left(), project.batches()
+    return project, project.left(), project.batches()
+
+
+def test_two_runs_at_once_leave_what_one_leaves(finished):
+    project, reference, batches = finished
     assert kills.two_at_once(project, reference, batches) in ("1 gave up, 1 ended well", "0 gave up, 2 ended well")
-    (project.path / "models" / "intruder").write_bytes(b"")  # the negative control: the comparison can fail
+    intruder = project.path / "models" / "intruder"
+    intruder.write_bytes(b"")  # the negative control: the comparison can fail
     with pytest.raises(UserError, match="different: models/intruder"):
         kills.check(project, reference, batches, "never")
+    intruder.unlink()
+
+
+def test_random_kills_of_dvc_repro_change_nothing(finished):
+    project, reference, batches = finished
+    assert kills.random_kills(project, 2).startswith("2 random kills in 1 runs, ")
+    kills.check(project, reference, batches, "at random")
+
+
+def test_kills_before_file_operations_change_nothing(finished):
+    project, reference, batches = finished
+    assert kills.kills_at_writes(project, 120, reference, batches) > 1
+    other = {**batches, (0, 0): []}  # the negative control
+    with pytest.raises(UserError, match="killed before operation 1: other files or batches"):
+        kills.kills_at_writes(project, 120, reference, other)
+
+
+def test_going_on_means_with_the_batch_that_comes_next():
+    order = [(0, 4 * n, [n]) for n in range(6)]
+    project = mock.create_autospec(kills.Project, instance=True)
+    project.logged.return_value = order[:3] + order[2:5]  # killed in the third batch, with a checkpoint of the second
+    assert kills.went_on(project, 2, 3, order)
+    assert not kills.went_on(project, 2, 6, order)  # nothing more was taken
+    assert not kills.went_on(project, None, 0, order)  # from the start is no going on
+    for newest in (None, 1, 3):  # the negative control: one batch twice, one left out, all again
+        with pytest.raises(UserError, match="another batch than the next"):
+            kills.went_on(project, newest, 3, order)
 
 
 def test_a_stage_that_another_python_runs_is_noticed(tmp_path, monkeypatch):
