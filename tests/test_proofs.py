@@ -117,26 +117,31 @@ def test_going_on_means_with_the_batch_that_comes_next():
             kills.went_on(project, newest, 3, order)
 
 
-def test_a_stage_that_another_python_runs_is_noticed(tmp_path, monkeypatch):
+def test_a_stage_that_another_python_runs_makes_the_proof_of_the_lock_fail(tmp_path, monkeypatch):
     """Without QEMU: what DVC starts is a script, in a folder with a space in its name."""
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "one.py").touch()
-    (tmp_path / "dvc.yaml").write_text("stages: {one: {cmd: python -m stages.one}}")
+    project, again = tmp_path / "project", tmp_path / "again"
+    (project / "stages").mkdir(parents=True)
+    (project / "stages" / "train.py").write_text("""
+import pathlib
+pathlib.Path("models").mkdir()
+pathlib.Path("models/a.state.safetensors").write_bytes(b"state")
+""")
+    (project / "dvc.yaml").write_text("stages: {train: {cmd: python -m stages.train, outs: [models]}}")
+    shutil.copytree(project, again)
     interpreter = tmp_path / "a folder" / "interpreter"
     interpreter.parent.mkdir()
     interpreter.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     interpreter.chmod(0o755)
-    resets = tmp_path / "resets.sh"
-    resets.write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
+    bypass = tmp_path / "bypass.sh"
+    bypass.write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
 
     monkeypatch.setenv("SHELL", shutil.which("bash") or "")
-    monkeypatch.setenv("BASH_ENV", str(resets))
-    lock.dvc(tmp_path, [str(interpreter)], "init", "--no-scm", "--quiet")
-    lock.dvc(tmp_path, [str(interpreter)], "repro", "--force")
-    assert lock.bypassed(tmp_path) == ["one"]
+    monkeypatch.setenv("BASH_ENV", str(bypass))
+    with pytest.raises(UserError, match="interpreter': train"):
+        lock.prove(project, b"stages: {}", [str(interpreter)])
     monkeypatch.delenv("BASH_ENV")
-    lock.dvc(tmp_path, [str(interpreter)], "repro", "--force")
-    assert lock.bypassed(tmp_path) == []
+    expected = (project / lock.LOCK).read_bytes()
+    assert lock.prove(again, expected, [str(interpreter)]) == (True, True)
 
 
 def test_no_model_is_no_other_model():
