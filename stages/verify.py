@@ -23,6 +23,8 @@ from packaging.markers import Marker
 from minitrain import checkpoint, corpus, files, numerics, sources
 from minitrain.errors import UserError, run_command
 from minitrain.loop import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE, TrainState
+from minitrain.minitorch.tape import Tape
+from minitrain.model import token_nll
 from minitrain.params import ModelParams, Params, read_params
 from minitrain.report import Item, gate_table, page
 from stages import baseline_compare, checkpoint_roundtrip_verify, fp16_drift, shard_to_batches, train
@@ -32,6 +34,7 @@ from stages.paths import BATCHES, EVIDENCE, LOCK, MODELS, PLOTS
 REPORT = Path("PHASE_18_REPORT.md")
 VERBS = Path("data/verbs.yaml")
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
+ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 TOLERANCE = 1e-3  # relative, on numbers computed where equal bits are not promised
 LOCKED = (ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32), 64)  # and the vocabulary
 LOCKED_PARAMETERS = 103_680
@@ -127,7 +130,9 @@ def model_item(run: Run) -> Outcome:
 
 
 def files_item(run: Run) -> Outcome:
-    """Export again from the state, the batches and the plan, and compare: weights, manifest, probe, names."""
+    """Export again from the state, the batches and the plan, and compare: weights, manifest, probe, names. Then score
+    the weights again: they must be those whose loss the state, and so the manifest, names as the best.
+    """
     # The plan as the manifest has it; whether it is the right one is the next item's question.
     planned = {key: run.export.manifest.get(key) for key in train.plan(run.params, run.batches)}
     kept = files.read_bytes(EVIDENCE / "kept.safetensors")
@@ -137,7 +142,14 @@ def files_item(run: Run) -> Outcome:
         for path, data in exported.items():
             exported[path] = data.replace(files.sha256(exported[name]).encode(), files.sha256(content).encode())
         exported[name] = content
-    return _compare("models == exported again from the state", MODELS, exported)
+    promise, got, passed = _compare("models == exported again from the state", MODELS, exported)
+
+    claimed = math.exp(run.state.best_loss)
+    nll = token_nll(run.export.model(), run.batches.stores["val"], Tape(recording=False))
+    scored = math.exp(float(nll.mean()))
+    if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else TOLERANCE):
+        got, passed = f"{got}; val perplexity {scored:.6g} instead of {claimed:.6g}", False
+    return f"{promise}, and as good as it says", got, passed
 
 
 def manifest_item(run: Run) -> Outcome:

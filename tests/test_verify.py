@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import edit, model_file
 
-from minitrain import checkpoint, files, numerics, tracking
+from minitrain import checkpoint, files, loop, numerics, tracking
 from minitrain.errors import run_command
 from minitrain.loop import TrainState
 from minitrain.params import read_params
@@ -387,6 +387,27 @@ def test_a_fault_fails_its_item(whole, monkeypatch, name):
     fault, items = FAULTS[name]
     fault(whole)
     assert set(failed(whole, monkeypatch)) - BEATS == items
+
+
+def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
+    """A trainer that scores the average and exports the last weights: its files agree with each other, and resuming
+    runs the same code. Only scoring what was exported can tell.
+    """
+    real = loop._evaluate
+
+    def evaluate(state, *args):
+        evaluation = real(state, *args)
+        if evaluation.is_best:
+            state.best_weights[:] = state.weights
+        return evaluation
+
+    monkeypatch.setattr(loop, "_evaluate", evaluate)
+    monkeypatch.chdir(whole)
+    for stage in (train, checkpoint_roundtrip_verify, fp16_drift, baseline_compare):
+        stage.produce()
+    got = failed(whole, monkeypatch)
+    assert set(got) - BEATS == {"model files"}
+    assert re.fullmatch(r"5 files equal; val perplexity 29\.\d+ instead of 29\.\d+", got["model files"])
 
 
 def test_where_bits_are_not_promised_numbers_may_differ_a_little_and_truths_not_at_all():
