@@ -165,13 +165,7 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
     settings += [Param(name, str(manifest[name])) for name in ("parameters", "config_hash", "data_manifest_sha256")]
     for start in range(0, len(settings), PARAM_BATCH):
         client.log_batch(run_id, params=settings[start : start + PARAM_BATCH])
-    metrics = [
-        Metric(name, float(value), now, int(row["step"]))
-        for table in ("log.csv", "evaluations.csv")
-        for row in csv.DictReader(files.read_text(plots / table).splitlines())
-        for name, value in row.items()
-        if name != "step"
-    ]
+    metrics = _table(plots / "log.csv", now) + _table(plots / "evaluations.csv", now)
     metrics += [
         Metric(f"train/{name}", value, now, 0) for name, value in _numbers(files.read_json(plots / "metrics.json"))
     ]
@@ -204,6 +198,22 @@ def _git_commit() -> str:
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
     for start in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _table(path: Path, now: int) -> list[Metric]:
+    """The numbers of a table, each at its row's step."""
+    try:
+        return [
+            Metric(name, float(value), now, int(row["step"]))
+            for row in csv.DictReader(files.read_text(path).splitlines())
+            for name, value in row.items()
+            if name != "step"
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: expected a table of numbers with a step in each row, got {error!r}. Make it again with: "
+            "dvc repro train"
+        ) from error
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -50,6 +50,7 @@ class Run:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.bits_promised = numerics.fingerprint() == numerics.PROMISED
+        self.mlflow = "none"  # the run and its store, for the report, once the item has found them
 
     @cached_property
     def batches(self) -> Batches:
@@ -288,6 +289,7 @@ def tracking_item(run: Run) -> Outcome:
 
     tracking.ensure_run(MODELS, PLOTS, STAGES[1:])
     recorded = tracking.recorded_run(MODELS)
+    run.mlflow = f"runs:/{recorded['id']} in {tracking.tracking_uri()}"
     log = [(step, loss) for step, loss, _ in _log_rows()]
     name = run.export.path.name.removesuffix(".safetensors")
     same = recorded["name"] == name and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
@@ -358,17 +360,14 @@ def write_report(items: list[Item], run: Run) -> None:
     for stage in STAGES:
         with contextlib.suppress(UserError):
             metrics[stage] = files.read_json(PLOTS / stage / "metrics.json")
-    manifest, run_uri = {}, "none"
+    manifest: dict[str, Any] = {}
     with contextlib.suppress(UserError):
         manifest = run.export.manifest
-        from minitrain import tracking
-
-        run_uri = f"{tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}"
     machine = {"CPU": platform.machine(), "system": platform.system(), "Python": platform.python_version()}
     try:
-        text = page(items, manifest, metrics, run_uri, machine)
+        text = page(items, manifest, metrics, run.mlflow, machine)
     except (KeyError, TypeError, AttributeError, ValueError):  # files that parse, but are no manifest or no metrics
-        text = page(items, {}, {}, run_uri, machine)
+        text = page(items, {}, {}, run.mlflow, machine)
     files.write_text(REPORT, text)
 
 

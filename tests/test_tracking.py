@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import edit
 
 from minitrain import tracking
 from minitrain.errors import UserError
@@ -95,6 +97,21 @@ tracking.training_run(Path({str(store)!r}) / "models", Path({str(store)!r}) / "p
     tracking.training_run(store / "models", store / "plots/train")
     assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
     assert len(tracking.recorded_run(store / "models")["loss"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("\n0,4.", "\n0,x.", r"log\.csv: expected a table of numbers .*could not convert string to float: 'x\."),
+        ("step", "steps", r"log\.csv: .*KeyError\('step'\)"),
+        ("\n0,4.", "\n0\n1,4.", r"log\.csv: .*TypeError"),
+    ],
+)
+def test_a_table_that_is_none_is_one_clear_error(store, tmp_path, old, new, error):
+    plots = shutil.copytree(store / "plots/train", tmp_path / "train")
+    edit(plots / "log.csv", {old: new})
+    with pytest.raises(UserError, match=error):
+        tracking.training_run(store / "models", plots)
 
 
 def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):

@@ -442,6 +442,26 @@ def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whol
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "break_file",
+    [
+        lambda p: edit(p / "plots/train/log.csv", {"\n0,4.": "\n0,x."}),
+        lambda p: edit(p / "plots/train/evaluations.csv", {"step": "steps"}),
+        lambda p: change_json(manifest(p), lambda m: m.pop("lineage")),
+    ],
+)
+def test_files_that_cannot_fill_a_lost_store_make_the_gate_red_not_break_it(whole, run, break_file):
+    (whole / "mlflow.db").unlink()
+    break_file(whole)
+    result = run(whole, "stages.verify")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "error: the gate is red: " in result.stderr
+    text = (whole / "PHASE_18_REPORT.md").read_text()
+    assert "- MLflow run: `none`" in text
+    assert "| **FAIL** | MLflow run |" in text
+
+
 def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkeypatch, capsys):
     monkeypatch.setattr(verify, "ITEMS", tuple(item for item in verify.ITEMS if item[0] not in BEATS))
     monkeypatch.chdir(whole)
