@@ -75,18 +75,27 @@ def add_results(models: Path, plots: Path, stage: str) -> None:
 
 
 def ensure_run(models: Path, plots: Path, stages: Sequence[str]) -> None:
-    """Make the run of the model complete, whatever the store has lost: the training, and the results of each stage."""
+    """Make the run of the model complete, whatever the store has lost or has from elsewhere: the training, and the
+    results of each stage as they are on disk.
+    """
     with _mlflow():
         client = _client()
         run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
         recorded = client.get_run(run_id).data.metrics
         for stage in stages:
-            if stage != "train" and not any(name.startswith(f"{stage}/") for name in recorded):
+            if not results(plots, stage).items() <= recorded.items():
                 _add_results(client, run_id, plots, stage)
 
 
+def results(plots: Path, stage: str) -> dict[str, float]:
+    """The numbers of ``plots/<stage>/metrics.json`` under their names in MLflow."""
+    return {f"{stage}/{name}": value for name, value in _numbers(files.read_json(plots / stage / "metrics.json"))}
+
+
 def recorded_run(models: Path) -> dict[str, Any]:
-    """What the store says of the model's run: its id, name, parameters, tags, and the history of ``loss``."""
+    """What the store says of the model's run: its id, name, parameters, tags, newest metrics, and the history of
+    ``loss``.
+    """
     with _mlflow():
         client = _client()
         run_id = _find_run(client, _manifest(models))
@@ -177,9 +186,13 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
 
 
 def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> None:
-    now = _now()
-    numbers = _numbers(files.read_json(plots / stage / "metrics.json"))
-    _log(client, run_id, [Metric(f"{stage}/{name}", value, now, 0) for name, value in numbers])
+    now, recorded = _now(), client.get_run(run_id).data.metrics
+    changed = {name: value for name, value in results(plots, stage).items() if recorded.get(name) != value}
+    # MLflow's newest value is that of the highest step, whatever the clock says, and of equal steps and times the
+    # larger one. So what replaces a value comes at a step after it.
+    before = [m.step for name in changed if name in recorded for m in client.get_metric_history(run_id, name)]
+    step = max(before, default=-1) + 1
+    _log(client, run_id, [Metric(name, value, now, step) for name, value in changed.items()])
     client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
 
 

@@ -293,9 +293,13 @@ def tracking_item(run: Run) -> Outcome:
     log = [(step, loss) for step, loss, _ in _log_rows()]
     name = run.export.path.name.removesuffix(".safetensors")
     same = recorded["name"] == name and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256
-    passed = same and recorded["loss"] == log
-    got = f"{recorded['name']} with {len(recorded['loss'])}{'' if passed else ', different'}"
-    return f"one run {name} with {len(log)} losses", got, passed
+    same = same and recorded["loss"] == log
+    results = {name: value for stage in STAGES[1:] for name, value in tracking.results(PLOTS, stage).items()}
+    wrong = [name for name, value in results.items() if recorded["metrics"].get(name) != value]
+    got = f"{recorded['name']} with {len(recorded['loss'])}{'' if same else ', different'}"
+    got += f", {len(results) - len(wrong)} results"
+    got += f", different: {', '.join(wrong[:5])}" if wrong else ""
+    return f"one run {name} with {len(log)} losses, {len(results)} results", got, same and not wrong
 
 
 def _compare(promise: str, folder: Path, expected: Mapping[str, bytes]) -> Outcome:

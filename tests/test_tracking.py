@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import edit
 
-from minitrain import tracking
+from minitrain import files, tracking
 from minitrain.errors import UserError
 
 
@@ -73,6 +73,28 @@ def test_later_stages_add_to_the_same_run(store):
     artifacts = {path.name for path in Path("mlruns").rglob("*") if path.is_file()}
     assert {"perplexity_vs_n.png", "log.csv"} <= artifacts
     assert any(name.endswith(".manifest.json") for name in artifacts)
+
+
+@pytest.mark.parametrize("again", ["ensure_run", "add_results"])
+def test_results_of_another_experiment_are_replaced_whatever_the_clock_says(store, tmp_path, monkeypatch, again):
+    """MLflow takes the larger of two values that have the same step and time, and the later of two times."""
+    models, plots, stage = store / "models", tmp_path / "plots", "baseline-compare"
+    shutil.copytree(store / "plots", plots)
+    path, clock = plots / stage / "metrics.json", [5_000]
+    monkeypatch.setattr(tracking, "_now", lambda: clock[0])
+    tracking.ensure_run(models, plots, ["train", stage])
+    for value, now in ((30.5, 5_000), (1.5, 5_000), (30.5, 4_000), (1.5, 3_000)):
+        clock[0] = now
+        metrics = json.loads(path.read_text())
+        metrics["val"]["model_ppl"] = value
+        files.write_json(path, metrics)
+        if again == "ensure_run":
+            tracking.ensure_run(models, plots, ["train", stage])
+        else:
+            tracking.add_results(models, plots, stage)
+        recorded = tracking.recorded_run(models)["metrics"]
+        assert recorded["baseline-compare/val.model_ppl"] == value
+        assert tracking.results(plots, stage).items() <= recorded.items()
 
 
 def test_a_store_that_was_being_made_when_the_process_died_is_made_again(root, store, tmp_path, monkeypatch):

@@ -352,7 +352,7 @@ FAULTS = {
         lambda p: change_json(manifest(p), lambda m: m.pop("state_digests")),
         NEED_THE_MODEL,
     ),
-    "a metrics file gone": (lambda p: (p / "plots/fp16-drift/metrics.json").unlink(), {"plots"}),
+    "a metrics file gone": (lambda p: (p / "plots/fp16-drift/metrics.json").unlink(), {"plots", "MLflow run"}),
     "a step gone from the log": (
         lambda p: (p / "plots/train/log.csv").write_text(
             "".join((p / "plots/train/log.csv").read_text().splitlines(keepends=True)[:-1])
@@ -440,6 +440,22 @@ def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whol
     assert result.returncode == 1
     assert "error: the gate is red: model files" in result.stderr
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
+
+
+def test_results_of_another_experiment_in_mlflow_are_replaced_or_the_item_fails(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "results", lambda plots, stage: {f"{stage}/val.model_ppl": 1.5})
+        tracking.add_results(Path("models"), Path("plots"), "baseline-compare")
+    recorded, result = tracking.recorded_run(Path("models")), "baseline-compare/val.model_ppl"
+    assert recorded["metrics"][result] == 1.5
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "ensure_run", lambda *args: None)  # a store that does not let it be mended
+        item = verify.check("MLflow run", verify.tracking_item, verify.Run(read_params()))
+    assert not item.passed
+    assert item.got.endswith(f"results, different: {result}")
+    assert verify.check("MLflow run", verify.tracking_item, verify.Run(read_params())).passed
+    assert tracking.recorded_run(Path("models"))["metrics"][result] > 1.5
 
 
 @pytest.mark.parametrize(
