@@ -9,6 +9,7 @@ The store is ``mlflow.db`` in the project's root, where ``mlflow ui`` looks, unl
 import csv
 import os
 import platform
+import re
 import subprocess
 import time
 import warnings
@@ -51,6 +52,16 @@ def tracking_uri() -> str:
             "or set MLFLOW_TRACKING_URI."
         )
     return named or f"sqlite:///{store}"
+
+
+def shown_uri() -> str:
+    """``tracking_uri()`` for people and logs: without a name and password."""
+    return _without_credentials(tracking_uri())
+
+
+def _without_credentials(text: str) -> str:
+    """``text``, in which no URI has a name and password. A password may have ``/`` and ``@`` in it: for SQLAlchemy."""
+    return re.sub(r"://[^\s/@]*(:\S*)?@", "://", text)
 
 
 def training_run(models: Path, plots: Path) -> str:
@@ -100,7 +111,7 @@ def recorded_run(models: Path) -> dict[str, Any]:
         client = _client()
         run_id = _find_run(client, _manifest(models))
         if run_id is None:
-            raise UserError(f"{tracking_uri()}: expected a run of the model in {models}, found none.")
+            raise UserError(f"{shown_uri()}: expected a run of the model in {models}, found none.")
         run = client.get_run(run_id)
         history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
         return {
@@ -254,8 +265,8 @@ def _mlflow() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(_without_credentials(str(error)).split())[:300]
         raise UserError(
-            f"MLflow at {tracking_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "
+            f"MLflow at {shown_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "
             "MLFLOW_TRACKING_URI) and run dvc repro again."
         ) from error

@@ -202,7 +202,7 @@ def main() -> None:
 
         from minitrain import tracking  # mlflow takes its time too, and by now the work is on disk
 
-        print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.tracking_uri()}")
+        print(f"MLflow: {tracking.training_run(MODELS, PLOTS / 'train')} in {tracking.shown_uri()}")
         # Only now is nothing left to do: had MLflow failed, the next try would have had to train again.
         checkpoint.remove_lineage(folder)
 

@@ -287,7 +287,7 @@ def tracking_item(run: Run) -> Outcome:
 
     tracking.ensure_run(MODELS, PLOTS, STAGES[1:])
     recorded = tracking.recorded_run(MODELS)
-    run.mlflow = f"runs:/{recorded['id']} in {tracking.tracking_uri()}"
+    run.mlflow = f"runs:/{recorded['id']} in {tracking.shown_uri()}"
     log = [(step, loss) for step, loss, _ in _log_rows()]
     name = run.export.path.name.removesuffix(".safetensors")
     same = recorded["name"] == name and recorded["tags"].get(tracking.HASH_TAG) == run.export.sha256

@@ -13,6 +13,7 @@ from conftest import edit
 
 from minitrain import files, tracking
 from minitrain.errors import UserError
+from stages import train
 
 
 @pytest.fixture
@@ -38,6 +39,55 @@ def test_a_folder_that_no_uri_can_name_is_refused(monkeypatch, tmp_path, name):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="Rename the folder, or set MLFLOW_TRACKING_URI"):
         tracking.tracking_uri()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://me:secret@host:5000/path", "http://host:5000/path"),
+        ("https://secret@host", "https://host"),
+        ("https://:secret@host", "https://host"),
+        ("postgresql://me:se/cr@et@host/db", "postgresql://host/db"),
+        ("http://host:5000/a", "http://host:5000/a"),
+        ("http://host/a@b", "http://host/a@b"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+    ],
+)
+def test_a_uri_is_shown_without_its_credentials(monkeypatch, uri, shown):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.shown_uri() == shown
+    assert tracking.tracking_uri() == uri
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:1", "nonsense://me:secret@host", "mysql+no://me:secret@h"])
+def test_an_error_has_no_credentials_in_it(store, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match="MLflow at ") as error:
+        tracking.training_run(store / "models", store / "plots/train")
+    assert "secret" not in str(error.value)
+
+
+def test_an_exception_that_repeats_the_uri_is_shown_without_its_credentials(store, monkeypatch):
+    uri = "http://me:secret@host"
+
+    def fail():
+        raise tracking.MlflowException(f"{'x' * 282} {uri}/api failed, asked {uri}")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(tracking, "_client", fail)
+    with pytest.raises(UserError, match=r"MLflow at http://host: x* http://host/api") as error:
+        tracking.training_run(store / "models", store / "plots/train")
+    assert "secret" not in str(error.value)
+
+
+def test_training_prints_where_its_run_is_without_credentials(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    monkeypatch.setattr(train, "produce", lambda: tmp_path / "checkpoints/x")
+    monkeypatch.setattr(tracking, "training_run", lambda *args: "runs:/1")
+    train.main()
+    assert capsys.readouterr().out == "MLflow: runs:/1 in http://host\n"
 
 
 def test_a_driver_that_is_not_installed_is_one_clear_error(store, monkeypatch):

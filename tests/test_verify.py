@@ -523,6 +523,17 @@ def test_files_that_cannot_fill_a_lost_store_make_the_gate_red_not_break_it(whol
     assert "| **FAIL** | MLflow run |" in text
 
 
+def test_the_report_has_no_credentials_in_it(whole, monkeypatch):
+    monkeypatch.chdir(whole)
+    recorded = tracking.recorded_run(Path("models"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    monkeypatch.setattr(tracking, "ensure_run", lambda *args: None)
+    monkeypatch.setattr(tracking, "recorded_run", lambda models: recorded)
+    gate = verify.Run(read_params())
+    verify.write_report([verify.check("MLflow run", verify.tracking_item, gate)], gate)
+    assert f"- MLflow run: `runs:/{recorded['id']} in http://host`" in Path("PHASE_18_REPORT.md").read_text()
+
+
 def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkeypatch, capsys):
     monkeypatch.setattr(verify, "ITEMS", tuple(item for item in verify.ITEMS if item[0] not in BEATS))
     monkeypatch.chdir(whole)
