@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from minitrain import files, tracking
+from minitrain import files
 from minitrain.errors import UserError, run_command
 from proofs.project import SHORT, copy_project, tree
 
@@ -194,7 +194,6 @@ def sweep_stage(project: Path, stage: str, *folders: str) -> int:
         if stage == "verify":
             stack.enter_context(mock.patch.object(module, "ITEMS", (("none", lambda run: ("", "", True)),)))
             stack.enter_context(mock.patch.object(module, "REPORT", module.PLOTS / "verify" / module.REPORT))
-            stack.enter_context(mock.patch.object(tracking, "training_run", return_value="runs:/none"))
         produce = module.main if stage == "verify" else module.produce
         produce()
         # Another model the stage removes itself, as DVC does; a checkpoint that is none would be removed as damaged.
