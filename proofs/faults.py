@@ -228,6 +228,12 @@ def small_disk(folder: Path, size: str) -> Iterator[bool]:
             subprocess.run(["umount", folder], check=True)
 
 
+def remount(folder: Path, option: str) -> None:
+    """Change an option of a small disk. (The others are left out: within ``unshare -rm`` its owner has no name.)"""
+    command = ["mount", "--options-mode", "ignore", "-o", f"remount,{option}", "tmpfs", str(folder)]
+    subprocess.run(command, check=True)
+
+
 def full_disk(folder: Path) -> str:
     """Train on a tmpfs that fills up; then make room and go on."""
     settings = {**SHORT, "train.checkpoint_every": 2}
@@ -241,7 +247,7 @@ def full_disk(folder: Path) -> str:
         message = run_stage(project, "train", expected=1)
         if "No space left on device" not in message or "Traceback" in message:
             raise UserError(f"a full disk: expected a clear error, got:\n{message}")
-        subprocess.run(["mount", "-o", "remount,size=64m", project / "checkpoints"], check=True)
+        remount(project / "checkpoints", "size=64m")
         run_stage(project, "train", expected=0)
         for stage in ("shard_to_batches", "train"):
             run_stage(whole, stage, expected=0)
@@ -257,7 +263,7 @@ def unwritable(folder: Path) -> Iterator[None]:
     """
     with small_disk(folder, "3m") as mounted:
         if mounted:
-            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+            remount(folder, "ro")
         elif os.geteuid() != 0:
             folder.chmod(0o555)
         else:
