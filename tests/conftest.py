@@ -4,6 +4,7 @@ import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy
 
 # isort: split
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -115,3 +116,25 @@ def ran(tmp_path_factory):
 
 def model_file(project: Path) -> Path:
     return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The project before any run."""
+    return copy_project(tmp_path / "project")
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that must have failed for a user's mistake: one line, no traceback."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def whole(ran, tmp_path):
+    """A copy of that project, to be damaged."""
+    return Path(shutil.copytree(ran[0], tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))

@@ -1,0 +1,70 @@
+"""The gate where equal bits are not promised: numbers may differ a little, and all else is still looked at."""
+
+import pytest
+from conftest import edit
+from gate import BEATS, change_json, failed, manifest
+
+from minitrain import numerics
+from minitrain.params import read_params
+from stages import verify
+
+
+@pytest.fixture(scope="module")
+def exact_plots(ran) -> dict[str, dict[str, bytes]]:
+    """The files of plots as they were left, by stage."""
+    return {
+        stage: {path.name: path.read_bytes() for path in (ran[0] / "plots" / stage).iterdir()}
+        for stage in verify.STAGES
+    }
+
+
+def test_where_bits_are_not_promised_numbers_may_differ_a_little_and_truths_not_at_all():
+    left = {"a": 1.0, "n": 3, "b": True, "s": "x", "none": None}
+    assert verify._close(left, {**left, "a": 1.0005})
+    for change in ({"a": 1.01}, {"n": 4}, {"b": False}, {"s": "y"}, {"none": 1.0}, {"extra": 1}):
+        assert not verify._close(left, {**left, **change})
+
+
+def test_where_bits_are_not_promised_the_gate_says_so_and_still_finds_what_is_false(whole, monkeypatch):
+    """Another processor: recomputed numbers may differ a little, and what was changed by hand is found all the same."""
+    monkeypatch.setattr(numerics, "machine_is_supported", lambda: False)
+    monkeypatch.setitem(numerics.PROMISED, "openblas_core", "Zen")
+    assert set(failed(whole, monkeypatch)) == BEATS
+    change_json(manifest(whole), lambda m: m["metrics"].update(val_perplexity=1.1))
+    assert set(failed(whole, monkeypatch)) - BEATS == {"model files"}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "found"),
+    [
+        ("train/evaluations.csv", "\n8,", "\n9,", True),
+        ("train/evaluations.csv", ",4.", ",4.5", True),
+        ("train/evaluations.csv", "val_loss", "loss", True),
+        ("train/log.csv", "\n23,", "\n23,0,", True),
+        ("fp16-drift/relative_l2.csv", ",0.000", ",0.00000", True),
+        ("fp16-drift/relative_l2.csv", "embed_out", "embed", True),
+        ("baseline-compare/perplexity_val.csv", "29.7927", "29.7928", False),  # another processor may say so
+        ("shard-to-batches/lengths.csv", ",0,", ",0.0,", True),
+        ("shard-to-batches/metrics.json", '"mean_tokens": ', '"mean_tokens": 0', True),
+        ("train/loss.png", None, b"", True),
+        ("train/loss.png", None, b"another picture", False),
+        ("fp16-drift/argmax_flips.md", None, None, True),
+    ],
+)
+def test_where_bits_are_not_promised_every_file_of_plots_is_still_looked_at(
+    whole, monkeypatch, exact_plots, path, old, new, found
+):
+    monkeypatch.chdir(whole)
+    gate = verify.Run(read_params())
+    gate.bits_promised = False
+    monkeypatch.setattr(gate, "plots", lambda stage: exact_plots[stage])
+    file = whole / "plots" / path
+    if old is not None:
+        edit(file, {old: new})
+    elif new is not None:
+        file.write_bytes(new)
+    else:
+        file.unlink()
+    item = verify.check("plots", verify.plots_item, gate)
+    assert item.passed == (not found)
+    assert path in item.got or not found
