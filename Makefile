@@ -4,6 +4,7 @@
 #   make test    run the tests                       make seeds   ten seeds: is the result luck?
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
+#   make log-run log what is on disk into MLflow: every run of the gate does that too
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
@@ -16,7 +17,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check seeds bench profile ui hooks format clean
+.PHONY: repro test check seeds bench profile ui log-run hooks format clean
 .PHONY: prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
@@ -49,6 +50,9 @@ prove-cpus prove-kills prove-faults prove-damage prove-lock: prove-%: .venv/run
 
 ui: .venv/run
 	mlflow ui
+
+log-run: .venv/run
+	python -m minitrain.tracking
 
 hooks: .venv/dev
 	pre-commit install

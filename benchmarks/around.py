@@ -12,15 +12,17 @@ from pathlib import Path
 import yaml
 
 from benchmarks.machine import machine
-from minitrain import checkpoint, files
-from minitrain.errors import UserError, run_command
-from minitrain.loop import CheckpointDue, Step, checkpoint_is_due, initial_state, train
+from minitrain.base import files, layout
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from minitrain.dataset.read import read_dataset
+from minitrain.loop import CheckpointDue, Step, checkpoint_is_due, train
 from minitrain.params import read_params
+from minitrain.training import checkpoint
+from minitrain.training.state import initial_state
 from proofs.project import copy_project
-from stages.inputs import read_batches
 
 RESULTS = Path("benchmarks/around.md")
-STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")  # but the gate
 TIMES = 5
 MLFLOW = """
 import time
@@ -30,7 +32,7 @@ from minitrain import tracking
 imported = time.perf_counter()
 tracking.MlflowClient(tracking.tracking_uri()).search_experiments()
 made = time.perf_counter()
-tracking.training_run(Path({models!r}), Path({plots!r}))
+tracking.log_run(Path({models!r}), Path({plots!r}), ["train"])
 print(imported - start, made - imported, time.perf_counter() - made)
 """
 
@@ -57,7 +59,7 @@ def nothing_to_do(folder: Path) -> tuple[float, float]:
         (ours / name).write_text(yaml.safe_dump(content, sort_keys=False))
     empty.mkdir()
     (empty / "file").write_text("")
-    stages = {f"stage-{index}": {"cmd": "true", "deps": ["file"]} for index in range(len(STAGES))}
+    stages = {f"stage-{index}": {"cmd": "true", "deps": ["file"]} for index in range(len(layout.STAGES))}
     (empty / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     dvc = str(Path(sys.executable).parent / "dvc")
     for project in (ours, empty):
@@ -73,13 +75,13 @@ def nothing_to_do(folder: Path) -> tuple[float, float]:
 def checkpoints(folder: Path, steps: int) -> tuple[float, float]:
     """Seconds of saving a working checkpoint, and of a step, medians over a short training."""
     params = read_params()
-    state = initial_state(params.model, params.train, params.tokenizer.vocab_size)
-    stores = read_batches(params).stores
+    state = initial_state(params.model, params.train)
+    stores = read_dataset(layout.BATCHES, params.model).stores
     saves, durations, before = [], [], time.perf_counter()
-    for event in train(state, stores["train"], stores["val"], params.model, params.train, params.tokenizer.vocab_size):
+    for event in train(state, stores["train"], stores["val"], params.model, params.train):
         now = time.perf_counter()
         if isinstance(event, CheckpointDue) or (isinstance(event, Step) and event.step % 20 == 0):
-            checkpoint.save_working(folder, state)
+            checkpoint.save_working(folder, state, params.train)
             saves.append(time.perf_counter() - now)
         elif isinstance(event, Step):
             durations.append(now - before)
@@ -91,7 +93,7 @@ def checkpoints(folder: Path, steps: int) -> tuple[float, float]:
 
 def mlflow(folder: Path) -> tuple[float, float, float]:
     """Seconds of importing MLflow, of making a database (once in a clone), and of recording the training run."""
-    code = MLFLOW.format(models=str(Path("models").resolve()), plots=str(Path("plots/train").resolve()))
+    code = MLFLOW.format(models=str(layout.MODELS.resolve()), plots=str(layout.PLOTS.resolve()))
     environment = {**os.environ, "PYTHONPATH": str(Path().resolve()), "MLFLOW_TRACKING_URI": ""}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
@@ -121,13 +123,13 @@ def main() -> None:
         f"- MLflow takes {importing + recording:.1f} s a run: {importing:.1f} s to import, {recording:.1f} s to write "
         f"the run. The first run of a clone makes the database as well: {making:.1f} s.",
     ]
-    for stage in STAGES:
+    for stage in layout.STAGES:
         module = f"stages.{stage.replace('-', '_')}"
         seconds = statistics.median(
             seconds_of([sys.executable, "-c", f"import {module}"], Path()) for _ in range(TIMES)
         )
         lines.append(f"- `import {module}`: {seconds:.2f} s.")
-    files.write_text(RESULTS, "\n".join(lines) + "\n")
+    files.write_bytes(RESULTS, ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 

@@ -25,10 +25,12 @@ from benchmarks import pictures
 from benchmarks.machine import machine
 from benchmarks.worker import CONTENDERS
 from benchmarks.workload import Work, make_work
-from minitrain import files
-from minitrain.errors import UserError, run_command
+from minitrain.base import files, tensors
+from minitrain.base.errors import UserError
+from minitrain.base.layout import BATCHES
+from minitrain.base.process import run_command
+from minitrain.dataset.read import read_dataset
 from minitrain.params import read_params
-from stages.inputs import read_batches
 
 RESULTS = Path("benchmarks/speed.md")
 PICTURE = Path("benchmarks/speed.png")
@@ -88,7 +90,7 @@ def check_agreement(workers: dict[str, Worker], folder: Path) -> dict[str, float
     for name, worker in workers.items():
         path = folder / f"{name}.safetensors"
         worker.ask(f"check {path}")
-        results[name] = files.decode_tensors(files.read_bytes(path), str(path))
+        results[name] = tensors.decode_tensors(files.read_bytes(path), str(path))
     ours = results[OURS]
     worst = {}
     for name in workers.keys() - {OURS}:
@@ -132,7 +134,7 @@ def product_flops(work: Work, n_batches: int) -> float:
     total = 0
     for batch in itertools.islice(work.batches(), n_batches):
         lengths = np.count_nonzero(batch.targets, axis=1)
-        linear = L * (4 * C * C + 2 * C * d_ff) + work.vocab_size * C
+        linear = L * (4 * C * C + 2 * C * d_ff) + work.model.vocab_size * C
         total += 6 * int(lengths.sum()) * linear  # 2 forward, 4 backward for each weight and token
         total += 12 * L * C * int((lengths**2).sum())  # q k and probs v: 4 T^2 C forward, 8 backward
     return total / n_batches
@@ -227,8 +229,7 @@ def picture(work: Work, seconds: dict[str, np.ndarray]) -> bytes:
 
 def main() -> None:
     params = read_params()
-    store = read_batches(params).stores["train"]
-    work = make_work(params.model, params.train, params.tokenizer.vocab_size, store)
+    work = make_work(params.model, params.train, read_dataset(BATCHES, params.model).stores["train"])
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "work.safetensors"
         work.save(path)
@@ -242,7 +243,7 @@ def main() -> None:
         eager = min(("torch-eager-1", "torch-eager"), key=lambda name: float(np.median(seconds[name])))
         whole = {name: whole_run(name, path, params.train.steps) for name in (OURS, eager, "torch-compile", "jax")}
     text = report(work, seconds, rate, whole, agreement)
-    files.write_text(RESULTS, text)
+    files.write_bytes(RESULTS, text.encode())
     files.write_bytes(PICTURE, picture(work, seconds))
     print(text)
 

@@ -17,9 +17,9 @@ from benchmarks import pictures
 from benchmarks.compare import LABELS, OURS, Worker
 from benchmarks.machine import machine
 from benchmarks.workload import Work, make_work, random_store
-from minitrain import files
-from minitrain.errors import run_command
-from minitrain.params import ModelParams, read_params
+from minitrain.base import files
+from minitrain.base.process import run_command
+from minitrain.params import read_params
 
 RESULTS = Path("benchmarks/growth.md")
 PICTURE = Path("benchmarks/growth.png")
@@ -50,10 +50,10 @@ def points() -> Iterator[tuple[tuple[int, int, int, int], Work]]:
     for d_model, n_layers, context, batch_size in itertools.product(D_MODEL, N_LAYERS, CONTEXT, BATCH_SIZE):
         microshards = max(params.train.microshards, context * batch_size // TOKENS_A_MICROSHARD)
         train = dataclasses.replace(params.train, batch_size=batch_size, microshards=microshards)
-        model = ModelParams(d_model, params.model.n_heads, n_layers, 4 * d_model, context)
-        vocab_size = params.tokenizer.vocab_size
-        store = random_store(4 * batch_size, context + 1, vocab_size)
-        yield (d_model, n_layers, context, batch_size), make_work(model, train, vocab_size, store)
+        sizes = {"d_model": d_model, "n_layers": n_layers, "d_ff": 4 * d_model, "context": context}
+        model = dataclasses.replace(params.model, **sizes)
+        store = random_store(4 * batch_size, context + 1, model.vocab_size)
+        yield (d_model, n_layers, context, batch_size), make_work(model, train, store)
 
 
 def measure(work: Work, folder: Path) -> dict[str, float]:
@@ -117,7 +117,7 @@ def main() -> None:
     print()
     slopes = {name: slope(grid, name) for name in (OURS, PEER)}
     text = report(grid, slopes)
-    files.write_text(RESULTS, text)
+    files.write_bytes(RESULTS, text.encode())
     seconds = {LABELS[name]: [point.seconds[name] for point in grid] for name in (OURS, PEER)}
     labelled = {LABELS[name]: value for name, value in slopes.items()}
     files.write_bytes(PICTURE, pictures.growth([point.size for point in grid], seconds, labelled))

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from minitrain.batches import batch_ids, make_microshards
-from minitrain.errors import run_command
-from minitrain.loop import initial_state
-from minitrain.minitorch import ops
-from minitrain.minitorch.memory import keep_freed_memory
-from minitrain.minitorch.tape import Tape
+from minitrain.base.layout import BATCHES
+from minitrain.base.process import run_command
+from minitrain.dataset.batches import DataIterator
+from minitrain.dataset.read import read_dataset
+from minitrain.minitorch import ops, sequence_ops
+from minitrain.minitorch.tape import Op, Tape
 from minitrain.model import Dropout, MiniGPT
 from minitrain.params import read_params
-from stages.inputs import read_batches
+from minitrain.training.state import initial_state
 
 WARM_UP, STEPS = 20, 200
 
@@ -103,35 +103,35 @@ def rate(work: float, function: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    keep_freed_memory()
     tally = Tally()
-    for name, op in ops.OPS.items():
-        forward, backward = PRODUCTS.get(name, (_no_products, _no_products))
-        instrumented = dataclasses.replace(
-            op,
-            forward=tally.timed(f"{name} forward", op.forward, forward),
-            backward=tally.timed(f"{name} backward", op.backward, backward),
-        )
-        setattr(ops, name, instrumented)
+    modules = {name: module for module in (ops, sequence_ops) for name in vars(module)}
+    for name, module in modules.items():
+        op = getattr(module, name)
+        if isinstance(op, Op):
+            forward, backward = PRODUCTS.get(name, (_no_products, _no_products))
+            instrumented = dataclasses.replace(
+                op,
+                forward=tally.timed(f"{name} forward", op.forward, forward),
+                backward=tally.timed(f"{name} backward", op.backward, backward),
+            )
+            setattr(module, name, instrumented)
 
     params = read_params()
-    store, vocab_size = read_batches(params).stores["train"], params.tokenizer.vocab_size
-    model, train = MiniGPT(params.model, vocab_size), params.train
-    weights = initial_state(params.model, train, vocab_size).weights
-    model.bind(weights, np.zeros_like(weights))
-    total, epoch, position, rng = [], 0, 0, np.random.Generator(np.random.SFC64(0))
+    train, store = params.train, read_dataset(BATCHES, params.model).stores["train"]
+    weights = initial_state(params.model, train).model.weights
+    model = MiniGPT.with_weights(params.model, weights, np.zeros_like(weights))
+    total, data, rng = [], DataIterator(train.seed), np.random.Generator(np.random.SFC64(0))
     for step in range(WARM_UP + STEPS):
         if step == WARM_UP:
             for account in (tally.seconds, tally.flops, tally.bytes):
                 account.clear()
-        ids, epoch, position = batch_ids(len(store), train.seed, epoch, position, train.batch_size)
-        shards = make_microshards(store, ids, train.microshards)
+        shards = data.next_batch(store, train.batch_size, train.microshards)
         n_targets = sum(shard.n_targets for shard in shards)
         start = time.perf_counter()
         for shard in shards:
             tape = Tape()
             dropout = Dropout(train.embed_dropout, train.residual_dropout, train.attention_dropout, rng)
-            tape.backward(model.loss(tape, shard, n_targets, dropout), np.ones(1, np.float32))
+            tape.backward(model.loss(tape, shard, n_targets, dropout))
         total.append(time.perf_counter() - start)
         tally.end_step()
 

@@ -13,16 +13,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minitrain import files
-from minitrain.batches import SPLITS, TokenStore
-from minitrain.errors import UserError, run_command
-from minitrain.loop import Step, initial_state, train
-from minitrain.minitorch.tape import Tape
-from minitrain.model import token_nll
-from minitrain.ngram import add_alpha_nll, kneser_ney_nll
+from minitrain.base import files, tensors
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from minitrain.corpus.shards import Corpus, read_corpus
+from minitrain.dataset.build import build_dataset
+from minitrain.dataset.stores import SPLITS, TokenStore
+from minitrain.evaluation.ngram import add_alpha_nll, kneser_ney_nll
+from minitrain.loop import Step, train
+from minitrain.model import MiniGPT
 from minitrain.params import Params, read_params
-from stages import shard_to_batches
-from stages.inputs import model_of
+from minitrain.scoring import perplexity, token_nll
+from minitrain.training.state import initial_state
 
 TABLE = Path("benchmarks/seeds.md")
 EACH = {"add-alpha": 0.60, "Kneser-Ney": 0.72}  # the bound on each seed's ratio, val and test
@@ -30,37 +32,31 @@ MEAN_ON_TEST = {"add-alpha": 0.55, "Kneser-Ney": 0.66}
 T_95 = {5: 2.776, 10: 2.262, 20: 2.093}  # Student's t, 97.5 % quantile, for n values; others get no interval
 
 
-def run_seed(params: Params, seed: int) -> dict[str, float]:
+def run_seed(params: Params, corpus: Corpus, seed: int) -> dict[str, float]:
     """Train one seed; perplexities and ratios on val and test."""
     params = dataclasses.replace(params, split=dataclasses.replace(params.split, seed=seed))
-    content, _ = shard_to_batches.build(params)
-    stores = {split: TokenStore(**files.decode_tensors(content[f"{split}.safetensors"], split)) for split in SPLITS}
-    vocab_size = params.tokenizer.vocab_size
+    content, _ = build_dataset(params, corpus, "")
+    stores = {split: TokenStore(**tensors.decode_tensors(content[f"{split}.safetensors"], split)) for split in SPLITS}
 
     settings = dataclasses.replace(params.train, seed=seed)
-    state = initial_state(params.model, settings, vocab_size)
+    state = initial_state(params.model, settings)
     with tqdm(total=settings.steps, desc=f"seed {seed}", unit="step", disable=None) as bar:
-        for event in train(state, stores["train"], stores["val"], params.model, settings, vocab_size):
+        for event in train(state, stores["train"], stores["val"], params.model, settings):
             if isinstance(event, Step):
                 bar.update()
-    model = model_of(state.best_weights, params.model, vocab_size)
+    model = MiniGPT.with_weights(params.model, state.best.weights)
+    train_set, ngram, vocab_size = stores["train"], params.ngram, params.model.vocab_size
 
-    result: dict[str, float] = {"seed": seed, "best step": state.best_step}
+    result: dict[str, float] = {"seed": seed, "best step": state.best.step}
     for split in ("val", "test"):
         store = stores[split]
-        ppl = math.exp(float(token_nll(model, store, Tape(recording=False)).mean()))
-        orders = range(2, params.ngram.max_order + 1)
-        best = {
-            "add-alpha": min(
-                add_alpha_nll(stores["train"], store, n, params.ngram.alpha, vocab_size).mean() for n in (1, *orders)
-            ),
-            "Kneser-Ney": min(
-                kneser_ney_nll(stores["train"], store, n, params.ngram.discount, vocab_size).mean() for n in orders
-            ),
-        }
+        ppl = perplexity(token_nll(model, store))
+        orders = range(1, ngram.max_order + 1)
+        add_alpha = [add_alpha_nll(train_set, store, n, ngram.alpha, vocab_size) for n in orders]
+        kneser_ney = [kneser_ney_nll(train_set, store, n, ngram.discount, vocab_size) for n in orders[1:]]
         result[f"{split} model"] = ppl
-        for name, nll in best.items():
-            result[f"{split} / {name}"] = ppl / math.exp(float(nll))
+        for name, of_orders in (("add-alpha", add_alpha), ("Kneser-Ney", kneser_ney)):
+            result[f"{split} / {name}"] = ppl / min(map(perplexity, of_orders))
     return result
 
 
@@ -108,9 +104,9 @@ def main() -> None:
     if n_seeds < 2:
         parser.error("--seeds: expected at least 2")
     params = read_params()
-    results = []
+    results, corpus = [], read_corpus(Path(params.data.shards), Path(params.data.manifest))
     for seed in range(params.train.seed, params.train.seed + n_seeds):
-        results.append(run_seed(params, seed))
+        results.append(run_seed(params, corpus, seed))
         print({name: round(value, 3) for name, value in results[-1].items()}, file=sys.stderr)
     text, broken = table(results)
     bounds = ", ".join(f"{name} {bound}" for name, bound in EACH.items())
@@ -125,7 +121,7 @@ and initialisation. Bounds on each ratio: {bounds}; on the mean over test: {mean
 
 Made by `make seeds` from `params.yaml`.
 """
-    files.write_text(TABLE, page)
+    files.write_bytes(TABLE, page.encode())
     print(page)
     if broken:
         raise UserError(f"{len(broken)} bounds do not hold.")

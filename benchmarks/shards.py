@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import machine
-from minitrain import files
-from minitrain.errors import UserError, run_command
+from minitrain.base import files
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
 from proofs.project import copy_project
 
 RESULTS = Path("benchmarks/shards.md")
@@ -22,7 +23,7 @@ PARAMS = {"data.shards": "data/synthetic/shards", "data.manifest": "data/synthet
 RUN = """
 from benchmarks.machine import peak_memory
 from stages import shard_to_batches
-shard_to_batches.produce()
+shard_to_batches.main()
 print(peak_memory())
 """
 
@@ -61,7 +62,7 @@ def main() -> None:
             lines.append(f"| {n:,} | {seconds:.1f} | {memory / 1e6:.0f} | {times} |")
             print(lines[-1], flush=True)
             before = seconds
-    files.write_text(RESULTS, "\n".join(lines) + "\n")
+    files.write_bytes(RESULTS, ("\n".join(lines) + "\n").encode())
 
 
 if __name__ == "__main__":

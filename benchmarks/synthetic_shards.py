@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from minitrain import corpus, files
-from minitrain.conjugation import Verb
-from minitrain.errors import UserError, run_command
+from minitrain.base import files, formats
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from minitrain.corpus.conjugation import Verb
+from minitrain.corpus.generate import make_rows
+from minitrain.corpus.rows import Row
+from minitrain.corpus.shards import read_shards
 
 ROWS_A_SHARD = 100_000
 CONSONANTS, VOWELS = "bdfgklmnprtv", "aeiou"
@@ -27,25 +31,24 @@ def verbs() -> Iterator[Verb]:
         yield Verb(english=word, spanish=word + "ar")
 
 
-def rows(n: int) -> Iterator[corpus.Row]:
+def rows(n: int) -> Iterator[Row]:
     """The first n rows of the first verbs."""
-    return itertools.islice((row for verb in verbs() for row in corpus.make_rows([verb])), n)
+    return itertools.islice((row for verb in verbs() for row in make_rows([verb])), n)
 
 
 def write(n: int, folder: Path) -> None:
     """Write n rows as shards, and their manifest."""
-    (folder / "shards").mkdir(parents=True)
     stream, written = rows(n), 0
     for index in itertools.count():
         shard = list(itertools.islice(stream, ROWS_A_SHARD))
         if not shard:
             break
         text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in shard)
-        (folder / "shards" / f"shard-{index:03d}.jsonl").write_text(text, "utf-8")
+        files.write_bytes(folder / "shards" / f"shard-{index:03d}.jsonl", text.encode())
         written += len(shard)
     if written < n:
         raise UserError(f"expected at most {written} rows, which all invented verbs give, got {n}.")
-    files.write_text(folder / "MANIFEST.json", "".join(corpus.read_shards(folder / "shards").manifest()))
+    files.write_bytes(folder / "MANIFEST.json", formats.json_bytes(read_shards(folder / "shards").manifest()))
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.machine import peak_memory
 from benchmarks.workload import Contender, Work
-from minitrain import files
-from minitrain.minitorch.memory import keep_freed_memory
+from minitrain.base import files, tensors
+from minitrain.base.process import keep_freed_memory
 
 CONTENDERS = ("numpy", "torch-eager-1", "torch-eager", "torch-compile", "jax")
 
@@ -54,7 +54,7 @@ def main() -> None:
             answer = seconds
         elif command == "check":
             loss, grads = contender.loss_and_grads()
-            files.save_tensors(Path(argument), {**grads, "loss": np.asarray(loss)})
+            files.write_bytes(Path(argument), tensors.encode_tensors({**grads, "loss": np.asarray(loss)}))
             answer = loss
         else:
             answer = peak_memory()

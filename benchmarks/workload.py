@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minitrain import files
-from minitrain.batches import TokenStore, batch_ids, pad
-from minitrain.loop import initial_state
+from minitrain.base import files, formats, tensors
+from minitrain.dataset.batches import DataIterator, pad
+from minitrain.dataset.stores import TokenStore
+from minitrain.dataset.tokenizer import BOS, EOS, PAD
 from minitrain.model import MiniGPT
-from minitrain.params import ModelParams, TrainParams
-from minitrain.tokenizer import BOS, EOS, PAD
+from minitrain.params import ModelConfig, TrainConfig
+from minitrain.training.state import initial_state
 
 
 class Batch(NamedTuple):
@@ -37,22 +38,20 @@ class Contender(NamedTuple):
 class Work:
     """A model, how it is trained, on what, and from where."""
 
-    model: ModelParams
-    train: TrainParams
-    vocab_size: int
+    model: ModelConfig
+    train: TrainConfig
     store: TokenStore
     weights: np.ndarray  # flat, float32
 
     def named_weights(self) -> dict[str, np.ndarray]:
         """The initial weights by name."""
-        return MiniGPT(self.model, self.vocab_size).views(self.weights)
+        return MiniGPT(self.model).views(self.weights)
 
     def batches(self) -> Iterator[Batch]:
         """Batches without end, in the order in which minitrain.loop takes them, each padded to its longest row."""
-        epoch = position = 0
+        data = DataIterator(self.train.seed)
         while True:
-            ids, epoch, position = batch_ids(len(self.store), self.train.seed, epoch, position, self.train.batch_size)
-            shard = pad(self.store, ids)
+            shard = pad(self.store, data.next_ids(len(self.store), self.train.batch_size))
             yield Batch(shard.tokens, shard.targets)
 
     def padded_batches(self) -> Iterator[Batch]:
@@ -67,25 +66,22 @@ class Work:
 
     def save(self, path: Path) -> None:
         """Write everything to two files, ``path`` and a JSON file beside it."""
-        files.save_tensors(path, {**self.store.arrays(), "weights": self.weights})
-        files.write_json(
-            path.with_suffix(".json"),
-            {"model": asdict(self.model), "train": asdict(self.train), "vocab_size": self.vocab_size},
-        )
+        files.write_bytes(path, tensors.encode_tensors({**self.store.arrays(), "weights": self.weights}))
+        config = {"model": asdict(self.model), "train": asdict(self.train)}
+        files.write_bytes(path.with_suffix(".json"), formats.json_bytes(config))
 
     @classmethod
     def load(cls, path: Path) -> "Work":
         """What ``save`` wrote."""
-        config = files.read_json(path.with_suffix(".json"))
-        tensors = files.decode_tensors(files.read_bytes(path), str(path))
-        weights = tensors.pop("weights")
-        model, train = ModelParams(**config["model"]), TrainParams(**config["train"])
-        return cls(model, train, config["vocab_size"], TokenStore(**tensors), weights)
+        config = formats.read_json(path.with_suffix(".json"))
+        arrays = tensors.decode_tensors(files.read_bytes(path), str(path))
+        weights = arrays.pop("weights")
+        return cls(ModelConfig(**config["model"]), TrainConfig(**config["train"]), TokenStore(**arrays), weights)
 
 
-def make_work(model: ModelParams, train: TrainParams, vocab_size: int, store: TokenStore) -> Work:
+def make_work(model: ModelConfig, train: TrainConfig, store: TokenStore) -> Work:
     """A workload with the weights that minitrain would begin with."""
-    return Work(model, train, vocab_size, store, initial_state(model, train, vocab_size).weights)
+    return Work(model, train, store, initial_state(model, train).model.weights)
 
 
 def random_store(n: int, length: int, vocab_size: int) -> TokenStore:

@@ -7,32 +7,33 @@ works on the N rows alone.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from minitrain.batches import Microshard, TokenStore, pad
-from minitrain.minitorch import nn, ops
+from minitrain.dataset.batches import Microshard
+from minitrain.dataset.tokenizer import PAD
+from minitrain.minitorch import nn, ops, sequence_ops
 from minitrain.minitorch.tape import Parameter, Tape, Tensor
-from minitrain.params import ModelParams
-from minitrain.tokenizer import PAD
+from minitrain.params import ModelConfig
 
 ROPE_BASE = 10000.0
 INIT_STD = 0.02  # of the embedding
 
 
 @dataclass(frozen=True)
-class Rows:
+class SequenceLayout:
     """What attention must know of the N rows it is given."""
 
-    padding: ops.Padding  # which sequence and position each of them is
+    padding: sequence_ops.Padding  # the sequence and position of each row
     mask: np.ndarray  # (key, B, 1, query), see attention_mask
-    rotations: np.ndarray  # see ops.rope_rotations
+    rotations: np.ndarray  # see sequence_ops.rope_rotations
 
 
 @dataclass(frozen=True)
-class Keep:
-    """What dropout leaves of the activations in one block; None where it drops nothing."""
+class DropoutMasks:
+    """The dropout masks of one block, 0 or 1 / (1 - p); None where nothing is dropped."""
 
     attention: np.ndarray | None = None  # (key, B, H, query)
     after_attention: np.ndarray | None = None  # (N, C)
@@ -41,42 +42,42 @@ class Keep:
 
 @dataclass(frozen=True)
 class Dropout:
-    """The probability of dropping a number, at each of the three places, and where the chance comes from."""
+    """The probability of dropping a number, at each of the three places, and the generator that decides."""
 
     embed: float
     residual: float
     attention: float
     rng: np.random.Generator
 
-    def of_blocks(
+    def block_masks(
         self, n_blocks: int, attention: tuple[int, ...], residual: tuple[int, ...], dtype: np.dtype
-    ) -> list[Keep]:
+    ) -> list[DropoutMasks]:
         """For every block, given the shapes of its attention and of its residual stream; drawn in two calls."""
-        attentions = self.keep(self.attention, (n_blocks, *attention), dtype)
-        residuals = self.keep(self.residual, (n_blocks, 2, *residual), dtype)
+        attentions = self.mask(self.attention, (n_blocks, *attention), dtype)
+        residuals = self.mask(self.residual, (n_blocks, 2, *residual), dtype)
         return [
-            Keep(
+            DropoutMasks(
                 None if attentions is None else attentions[block],
                 *((None, None) if residuals is None else residuals[block]),
             )
             for block in range(n_blocks)
         ]
 
-    def keep(self, p: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
+    def mask(self, p: float, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
         """0 with probability p, else 1 / (1 - p); None when nothing is dropped."""
         if p == 0:
             return None
-        # 16 random bits decide the fate of a number: one draw serves four of them, and p is met to within 1 / 2^17.
+        # 16 random bits decide about a number: one draw serves four of them, and p is met to within 1 / 2^17.
         size = math.prod(shape)
         bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(shape)
-        keep: np.ndarray = (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
-        return keep
+        mask: np.ndarray = (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
+        return mask
 
 
 class Attention(nn.Module):
     """Causal self-attention of all heads; no biases."""
 
-    def __init__(self, config: ModelParams) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         C = config.d_model
         self.q = nn.Linear(C, C, bias=False)
         self.k = nn.Linear(C, C, bias=False)
@@ -85,23 +86,26 @@ class Attention(nn.Module):
         self._qkv = Parameter(3 * C, C)  # q, k and v at once
         self._n_heads = config.n_heads
 
-    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
+    def bind(self, weights: np.ndarray, grads: np.ndarray | None) -> None:
         super().bind(weights, grads)
-        # q, k and v lie side by side in the flat vector, so one matrix product serves all three.
-        self._qkv.bind(weights[: self._qkv.size], grads[: self._qkv.size])
+        # q, k and v are neighbours in the flat vector, so one matrix product serves all three.
+        n = self._qkv.size
+        self._qkv.bind(weights[:n], None if grads is None else grads[:n])
 
-    def __call__(self, tape: Tape, x: Tensor, rows: Rows, keep: np.ndarray | None) -> Tensor:
+    def __call__(self, tape: Tape, x: Tensor, layout: SequenceLayout, dropout_mask: np.ndarray | None) -> Tensor:
         qkv = ops.linear(tape, x, self._qkv)  # (N, 3C)
-        qkv = ops.add_padding(tape, qkv, padding=rows.padding)  # (B, T, 3C)
-        qkv = ops.rope(tape, qkv, rotations=rows.rotations)
-        heads = ops.attention(tape, qkv, mask=rows.mask, n_heads=self._n_heads, keep=keep)  # (B, T, C)
-        return self.o(tape, ops.remove_padding(tape, heads, padding=rows.padding))
+        qkv = sequence_ops.add_padding(tape, qkv, padding=layout.padding)  # (B, T, 3C)
+        qkv = sequence_ops.rope(tape, qkv, rotations=layout.rotations)
+        heads = sequence_ops.attention(
+            tape, qkv, mask=layout.mask, n_heads=self._n_heads, dropout_mask=dropout_mask
+        )  # (B, T, C)
+        return self.o(tape, sequence_ops.remove_padding(tape, heads, padding=layout.padding))
 
 
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, config: ModelParams) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.up = nn.Linear(config.d_model, config.d_ff, bias=True)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=True)
 
@@ -112,83 +116,90 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(self, config: ModelParams) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.ln1 = nn.LayerNorm(config.d_model)
         self.attn = Attention(config)
         self.ln2 = nn.LayerNorm(config.d_model)
         self.ffn = FeedForward(config)
 
-    def __call__(self, tape: Tape, x: Tensor, rows: Rows, keep: Keep) -> Tensor:
-        x = ops.residual(tape, x, self.attn(tape, self.ln1(tape, x), rows, keep.attention), keep=keep.after_attention)
-        return ops.residual(tape, x, self.ffn(tape, self.ln2(tape, x)), keep=keep.after_ffn)
+    def __call__(self, tape: Tape, x: Tensor, layout: SequenceLayout, masks: DropoutMasks) -> Tensor:
+        attended = self.attn(tape, self.ln1(tape, x), layout, masks.attention)
+        x = ops.residual(tape, x, attended, dropout_mask=masks.after_attention)
+        return ops.residual(tape, x, self.ffn(tape, self.ln2(tape, x)), dropout_mask=masks.after_ffn)
 
 
 class MiniGPT(nn.Module):
-    """The model. It owns no numbers: ``bind`` gives it a flat vector of ``size`` weights and one for gradients."""
+    """The model. It owns no numbers: ``bind`` gives it a flat vector of ``size`` weights, and one for gradients."""
 
-    def __init__(self, config: ModelParams, vocab_size: int) -> None:
-        self.embed = nn.Embedding(vocab_size, config.d_model)
+    def __init__(self, config: ModelConfig) -> None:
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = [Block(config) for _ in range(config.n_layers)]
         self.ln_final = nn.LayerNorm(config.d_model)
         self._config = config
-        V, C, F, L = vocab_size, config.d_model, config.d_ff, config.n_layers
+        V, C, F, L = config.vocab_size, config.d_model, config.d_ff, config.n_layers
         assert self.size == V * C + L * (4 * C**2 + 2 * C * F + F + C + 4 * C) + 2 * C
 
-    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
+    @classmethod
+    def with_weights(cls, config: ModelConfig, weights: np.ndarray, grads: np.ndarray | None = None) -> "MiniGPT":
+        """The model with a flat vector of weights, computing in their precision; ``grads`` only for training."""
+        model = cls(config)
+        model.bind(weights, grads)
+        return model
+
+    def bind(self, weights: np.ndarray, grads: np.ndarray | None) -> None:
         super().bind(weights, grads)
-        head_size = self._config.d_model // self._config.n_heads
-        self._rotations = ops.rope_rotations(
-            self._config.context, self._config.n_heads, head_size, ROPE_BASE, weights.dtype
+        n_heads, head_size = self._config.n_heads, self._config.d_model // self._config.n_heads
+        self._rotations = sequence_ops.rope_rotations(
+            self._config.context, n_heads, head_size, ROPE_BASE, weights.dtype
         )
 
-    def hidden(
-        self, tape: Tape, tokens: np.ndarray, dropout: Dropout | None = None, taps: dict[str, np.ndarray] | None = None
-    ) -> Tensor:
-        """Tokens (B, T) -> the final LayerNorm's output at those that are not PAD, sequence after sequence: (N, C).
+    def layers(
+        self, tape: Tape, tokens: np.ndarray, real: np.ndarray, dropout: Dropout | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The output of each layer with its name, from the embedding to the final LayerNorm: (N, C) each.
 
-        Pads may only follow a sequence. ``taps``, if given, collects the activations by name.
+        ``tokens`` are (B, T); ``real`` (B, T) is False at pads, which only follow a sequence. The N rows are the
+        real positions, sequence after sequence.
         """
-        taps = {} if taps is None else taps
-        real = tokens != PAD
         x = self.embed(tape, tokens[real])
-        keep = dropout.keep(dropout.embed, x.data.shape, x.data.dtype) if dropout else None
-        if keep is not None:
-            x = ops.dropout(tape, x, keep=keep)
-        taps["embed_out"] = x.data
-        rows = Rows(ops.Padding.of(real), attention_mask(tokens, x.data.dtype), self._rotations)
-        B, T = tokens.shape
-        scores_shape = (T, B, self._config.n_heads, T)
-        keeps = [Keep()] * len(self.blocks)
+        dtype, B, T, H = x.data.dtype, *tokens.shape, self._config.n_heads
+        embed_mask = dropout.mask(dropout.embed, x.data.shape, dtype) if dropout else None
+        if embed_mask is not None:
+            x = ops.dropout(tape, x, dropout_mask=embed_mask)
+        yield "embed_out", x
+        layout = SequenceLayout(sequence_ops.Padding.of(real), attention_mask(real, dtype), self._rotations)
+        masks = [DropoutMasks()] * len(self.blocks)
         if dropout:
-            keeps = dropout.of_blocks(len(self.blocks), scores_shape, x.data.shape, x.data.dtype)
+            masks = dropout.block_masks(len(self.blocks), (T, B, H, T), x.data.shape, dtype)
         for index, block in enumerate(self.blocks):
-            x = block(tape, x, rows, keeps[index])
-            taps[f"block_{index}_out"] = x.data
-        x = self.ln_final(tape, x)
-        taps["final_ln_out"] = x.data
-        return x
+            x = block(tape, x, layout, masks[index])
+            yield f"block_{index}_out", x
+        yield "final_ln_out", self.ln_final(tape, x)
 
     def loss(self, tape: Tape, shard: Microshard, n_targets: int, dropout: Dropout | None = None) -> Tensor:
         """This microshard's part of the mean cross entropy over the ``n_targets`` real targets of its batch, in
         nats: (1,).
         """
-        hidden = self.hidden(tape, shard.tokens, dropout)
+        *_, (_, hidden) = self.layers(tape, shard.tokens, shard.loss_mask, dropout)
         targets = shard.targets[shard.loss_mask]  # (N,)
         return ops.tied_cross_entropy(tape, hidden, self.embed.weight, targets=targets, n_targets=n_targets)
 
-    def logits(self, tape: Tape, tokens: np.ndarray, taps: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        """Tokens (B, T) -> (N, V), without dropout; rows and ``taps`` as of ``hidden``."""
-        logits: np.ndarray = ops.linear(tape, self.hidden(tape, tokens, taps=taps), self.embed.weight).data
-        if taps is not None:
-            taps["logits"] = logits
-        return logits
+    def activations(self, tape: Tape, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """Tokens (B, T) -> the output of each layer by name, (N, C), and at last the ``logits``, (N, V); no dropout."""
+        outputs = dict(self.layers(tape, tokens, tokens != PAD))
+        logits = ops.linear(tape, outputs["final_ln_out"], self.embed.weight)
+        return {name: output.data for name, output in (outputs | {"logits": logits}).items()}
+
+    def logits(self, tape: Tape, tokens: np.ndarray) -> np.ndarray:
+        """Tokens (B, T) -> (N, V), without dropout, for the N tokens that are not PAD."""
+        return self.activations(tape, tokens)["logits"]
 
 
-def attention_mask(tokens: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(B, T) -> (key, B, 1, query): 0 where the query may see the key, -inf for a later key or a pad."""
-    T = tokens.shape[1]
+def attention_mask(real: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(B, T), False at pads -> (key, B, 1, query): 0 where the query may see the key, -inf for a later key or a pad."""
+    T = real.shape[1]
     causal = np.arange(T)[:, None] <= np.arange(T)  # (key, query)
-    visible = causal[:, None] & (tokens != PAD).T[:, :, None]  # (key, B, query)
+    visible = causal[:, None] & real.T[:, :, None]  # (key, B, query)
     mask: np.ndarray = np.where(visible, dtype.type(0), dtype.type(-np.inf))
     return mask[:, :, None]
 
@@ -210,18 +221,3 @@ def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
             std /= math.sqrt(2 * len(model.blocks))
         view[:] = std * rng.standard_normal(view.shape)
     return weights
-
-
-def token_nll(model: MiniGPT, store: TokenStore, tape: Tape, batch_size: int = 32) -> np.ndarray:
-    """-log p of every target of a store, in nats, float64, in the order of its tokens (``<bos>`` is no target).
-
-    Runs without dropout; ``tape`` must not record, and lends its rounding.
-    """
-    parts = []
-    for start in range(0, len(store), batch_size):
-        shard = pad(store, np.arange(start, min(start + batch_size, len(store))))
-        logits = model.logits(tape, shard.tokens).astype(np.float64)  # (N, V)
-        logits -= logits.max(axis=1, keepdims=True)
-        target_logits = logits[np.arange(len(logits)), shard.targets[shard.loss_mask]]
-        parts.append(np.log(np.exp(logits).sum(axis=1)) - target_logits)
-    return np.concatenate(parts)

@@ -1,9 +1,11 @@
 """MLflow: a window onto manifests and metrics files, never their source.
 
-Everything here is read back from files that are safe on disk, so a lost store fills itself again: each
-function first finds the run of the model (by the model file's hash) and makes it when there is none.
-The store is ``mlflow.db`` in the project's root, where ``mlflow ui`` looks, unless
-``MLFLOW_TRACKING_URI`` names another.
+Everything here is read back from files that are safe on disk, so a lost store fills itself again: first the run
+of the model is found (by the model file's hash), and made when there is none. The store is ``mlflow.db`` in the
+project's root, where ``mlflow ui`` looks, unless ``MLFLOW_TRACKING_URI`` names another. ``python -m
+minitrain.tracking`` logs what is on disk now.
+
+This module only observes: it changes no output, so no stage of dvc.yaml depends on it.
 """
 
 import csv
@@ -18,26 +20,73 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that does not answer: a minute, not many
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+from minitrain.base import files, formats
+from minitrain.base.errors import UserError
+from minitrain.base.layout import MODELS, PLOTS, STAGES, manifest_path
+from minitrain.base.process import run_command
+from minitrain.training.export import read_manifest
+
+# Of a server that does not answer, MLflow should say so after a minute, not many.
+DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | DEFAULTS | os.environ
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric, Param, Run
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
-
-from minitrain import files
-from minitrain.errors import UserError
 
 EXPERIMENT = "minitrain-phase18"
 LOCAL_STORE = Path("mlflow.db")
 HASH_TAG = "model_sha256"
 BATCH = 1000  # metrics in one call: MLflow's limit
-PARAM_BATCH = 100
+
+
+def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
+    """Make the run of the one model in ``models`` complete, whatever the store has lost or has from elsewhere: the
+    training, and the results of these stages as they are in ``plots``. Returns a line that says where the run is.
+    """
+    with _mlflow():
+        client, manifest = _client(), read_manifest(models)
+        run_id = _find_run(client, manifest) or _fill_run(client, manifest, models, plots / "train")
+        for stage in stages:
+            _add_results(client, run_id, plots, stage)
+    return f"MLflow: runs:/{run_id} in {shown_uri()}"
+
+
+def log_or_say_why_not(stages: Sequence[str]) -> str:
+    """``log_run`` for a stage, whose work is done whatever becomes of this: prints and returns a line either way."""
+    try:
+        line = log_run(MODELS, PLOTS, stages)
+    except UserError as error:
+        line = f"note: {error}"
+    print(line)
+    return line
+
+
+def recorded_run(models: Path) -> tuple[Run, list[tuple[int, float]]]:
+    """The run of the model in ``models`` as the store has it, and the loss of each step; UserError without one."""
+    with _mlflow():
+        client = _client()
+        run_id = _find_run(client, read_manifest(models))
+        if run_id is None:
+            raise UserError(f"{shown_uri()}: expected a run of the model in {models}, found none.")
+        losses = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
+        return client.get_run(run_id), losses
+
+
+def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
+    """The numbers of ``plots/<stage>/metrics.json`` as ``stage/key``: MLflow's page groups by the stage."""
+    return {
+        f"{stage}/{name}": float(value)
+        for stage in stages
+        for name, value in _leaves(formats.read_json(plots / stage / "metrics.json"))
+        if isinstance(value, int | float)
+    }
+
+
+# --- where the store is ------------------------------------------------------------------------------
 
 
 def tracking_uri() -> str:
@@ -64,66 +113,6 @@ def _without_credentials(text: str) -> str:
     return re.sub(r"://[^\s/@]*(:\S*)?@", "://", text)
 
 
-def training_run(models: Path, plots: Path) -> str:
-    """``runs:/ID`` of the run of the one model in ``models``; filled from its manifest and the logs in
-    ``plots`` when there is none.
-    """
-    with _mlflow():
-        client = _client()
-        run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots)
-        return f"runs:/{run_id}"
-
-
-def add_results(models: Path, plots: Path, stage: str) -> None:
-    """Add ``plots/<stage>/`` to the model's run: numbers of ``metrics.json`` as ``stage/key`` (MLflow's page groups
-    by what is before the slash), all files as artifacts.
-    """
-    with _mlflow():
-        client = _client()
-        _add_results(
-            client, _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train"), plots, stage
-        )
-
-
-def ensure_run(models: Path, plots: Path, stages: Sequence[str]) -> None:
-    """Make the run of the model complete, whatever the store has lost or has from elsewhere: the training, and the
-    results of each stage as they are on disk.
-    """
-    with _mlflow():
-        client = _client()
-        run_id = _find_run(client, _manifest(models)) or _fill_run(client, models, plots / "train")
-        recorded = client.get_run(run_id).data.metrics
-        for stage in stages:
-            if not results(plots, stage).items() <= recorded.items():
-                _add_results(client, run_id, plots, stage)
-
-
-def results(plots: Path, stage: str) -> dict[str, float]:
-    """The numbers of ``plots/<stage>/metrics.json`` under their names in MLflow."""
-    return {f"{stage}/{name}": value for name, value in _numbers(files.read_json(plots / stage / "metrics.json"))}
-
-
-def recorded_run(models: Path) -> dict[str, Any]:
-    """What the store says of the model's run: its id, name, parameters, tags, newest metrics, and the history of
-    ``loss``.
-    """
-    with _mlflow():
-        client = _client()
-        run_id = _find_run(client, _manifest(models))
-        if run_id is None:
-            raise UserError(f"{shown_uri()}: expected a run of the model in {models}, found none.")
-        run = client.get_run(run_id)
-        history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
-        return {
-            "id": run_id,
-            "name": run.info.run_name,
-            "params": run.data.params,
-            "tags": run.data.tags,
-            "loss": history,
-            "metrics": run.data.metrics,
-        }
-
-
 def _client() -> MlflowClient:
     if not os.environ.get("MLFLOW_TRACKING_URI") and not LOCAL_STORE.exists():
         # MLflow builds its tables in many steps and cannot go on from half of them: a kill must leave all or none.
@@ -133,29 +122,37 @@ def _client() -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri())
 
 
-def _manifest(models: Path) -> dict[str, Any]:
-    found = sorted(models.glob("minigpt-phase18-*.manifest.json"))
-    if len(found) != 1:
-        raise UserError(
-            f"{models}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train"
-        )
-    manifest: dict[str, Any] = files.read_json(found[0])
-    return manifest
-
-
 def _experiment(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
     local = tracking_uri().startswith("sqlite:")
-    return str(
-        client.create_experiment(EXPERIMENT, artifact_location=Path("mlruns").resolve().as_uri() if local else None)
-    )
+    artifacts = Path("mlruns").resolve().as_uri() if local else None
+    return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+
+
+@contextmanager
+def _mlflow() -> Iterator[None]:
+    """Around every use of MLflow: its own warnings are not ours, and its errors become one clear line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = " ".join(_without_credentials(str(error)).split())[:300]
+        raise UserError(
+            f"MLflow at {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
+            "MLFLOW_TRACKING_URI), then log them with: make log-run"
+        ) from error
+
+
+# --- one run -----------------------------------------------------------------------------------------
 
 
 def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
-    # The lineage as well: other code may train the same bytes, and that is another run.
-    query = f"tags.{HASH_TAG} = '{manifest['files'][manifest['model']]}' and tags.lineage = '{manifest['lineage']}'"
+    # The inputs as well: other code may train the same bytes, and that is another run.
+    query = f"tags.{HASH_TAG} = '{manifest['files'][manifest['model']]}'"
+    query += f" and tags.inputs_digest = '{manifest['inputs_digest']}'"
     whole = None
     for run in client.search_runs([_experiment(client)], query):
         if run.info.status == "FINISHED":
@@ -165,14 +162,14 @@ def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
     return whole
 
 
-def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
-    manifest = _manifest(models)
+def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], models: Path, plots: Path) -> str:
+    """Log the training: parameters, tags, every step and evaluation, manifest and tables."""
     tags = {
         HASH_TAG: manifest["files"][manifest["model"]],
-        "lineage": manifest["lineage"],
+        "inputs_digest": manifest["inputs_digest"],
         "code_digest": manifest["code_digest"],
         "model_file": manifest["model"],
-        # What is volatile has its place here, and not in the manifest.
+        # What is volatile belongs here, and not in the manifest.
         "owner": _owner(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -180,43 +177,27 @@ def _fill_run(client: MlflowClient, models: Path, plots: Path) -> str:
     }
     run_name = manifest["model"].removesuffix(".safetensors")
     run_id = str(client.create_run(_experiment(client), run_name=run_name, tags=tags).info.run_id)
-    now = _now()
-    settings = [Param(name, str(value)) for name, value in _leaves(manifest["config"])]
-    settings += [Param(name, str(manifest[name])) for name in ("parameters", "config_hash", "data_manifest_sha256")]
-    for start in range(0, len(settings), PARAM_BATCH):
-        client.log_batch(run_id, params=settings[start : start + PARAM_BATCH])
-    metrics = _table(plots / "log.csv", now) + _table(plots / "evaluations.csv", now)
-    metrics += [
-        Metric(f"train/{name}", value, now, 0) for name, value in _numbers(files.read_json(plots / "metrics.json"))
-    ]
-    _log(client, run_id, metrics)
-    client.log_artifact(run_id, str(models / manifest["model"].replace(".safetensors", ".manifest.json")))
-    client.log_artifacts(run_id, str(plots), artifact_path="plots/train")
+    settings = dict(_leaves(manifest["config"]))
+    settings |= {name: manifest[name] for name in ("parameters", "config_hash", "data_manifest_sha256")}
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
+    _log(client, run_id, _table(plots / "log.csv") + _table(plots / "evaluations.csv"))
+    client.log_artifact(run_id, str(manifest_path(models / manifest["model"])))
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
 def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> None:
-    now, recorded = _now(), client.get_run(run_id).data.metrics
-    changed = {name: value for name, value in results(plots, stage).items() if recorded.get(name) != value}
+    """Log the numbers of a stage that the run does not have yet, and then all files of the stage as artifacts."""
+    recorded = client.get_run(run_id).data.metrics
+    changed = {name: value for name, value in results(plots, [stage]).items() if recorded.get(name) != value}
+    if not changed:
+        return
     # MLflow's newest value is that of the highest step, whatever the clock says, and of equal steps and times the
     # larger one. So what replaces a value comes at a step after it.
     before = [m.step for name in changed if name in recorded for m in client.get_metric_history(run_id, name)]
     step = max(before, default=-1) + 1
-    _log(client, run_id, [Metric(name, value, now, step) for name, value in changed.items()])
+    _log(client, run_id, [Metric(name, value, _now(), step) for name, value in changed.items()])
     client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
-
-
-def _owner() -> str:
-    return f"{platform.node()}:{Path.cwd()}"
-
-
-def _git_commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
 
 
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
@@ -224,8 +205,9 @@ def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
         client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
-def _table(path: Path, now: int) -> list[Metric]:
+def _table(path: Path) -> list[Metric]:
     """The numbers of a table, each at its row's step."""
+    now = _now()
     try:
         return [
             Metric(name, float(value), now, int(row["step"]))
@@ -242,31 +224,28 @@ def _table(path: Path, now: int) -> list[Metric]:
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings with dotted names."""
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _leaves(item, f"{prefix}{key}.")
+    for key, member in value.items():
+        if isinstance(member, Mapping):
+            yield from _leaves(member, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", item
+            yield f"{prefix}{key}", member
 
 
-def _numbers(value: Mapping[str, Any]) -> list[tuple[str, float]]:
-    return [(name, float(item)) for name, item in _leaves(value) if isinstance(item, int | float)]
+def _owner() -> str:
+    return f"{platform.node()}:{Path.cwd()}"
+
+
+def _git_commit() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
 
 
 def _now() -> int:
     return int(time.time() * 1000)
 
 
-@contextmanager
-def _mlflow() -> Iterator[None]:
-    """Around every use of MLflow: its own warnings are not ours, and its errors become one clear line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = " ".join(_without_credentials(str(error)).split())[:300]
-        raise UserError(
-            f"MLflow at {shown_uri()}: {reason}. The stage's results are on disk; mend the store (or unset "
-            "MLFLOW_TRACKING_URI) and run dvc repro again."
-        ) from error
+if __name__ == "__main__":
+    run_command(lambda: print(log_run(MODELS, PLOTS, STAGES[1:])))

@@ -6,3 +6,16 @@ the tests hold a short form of most.
 """
 
 import minitrain  # noqa: F401  (pins the numerics before any proof imports NumPy)
+
+
+def program(*stages: str) -> str:
+    """Python that runs some stages, given as modules, but MLflow, which takes seconds and changes no output."""
+    return f"""
+import types
+import minitrain
+minitrain.tracking = types.SimpleNamespace(log_or_say_why_not=lambda stages: None)
+from minitrain.base.process import run_command
+from stages import {", ".join(stages)}
+for stage in ({", ".join(stages)},):
+    run_command(stage.main)
+"""

@@ -14,31 +14,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from minitrain import numerics
-from minitrain.errors import UserError, run_command
+from minitrain.base import numerics
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from proofs import program
 from proofs.project import SHORT, copy_project, tree
 
 CPUS = ("Haswell", "EPYC", "Skylake-Client")
 STEPS = {**SHORT, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 5, "train.warmup_steps": 3}
 CORES_UNPINNED = ("Haswell", "Sandybridge")  # kernels that any machine with AVX2 can run
 
-RUN = """
-from stages import shard_to_batches, train, checkpoint_roundtrip_verify, fp16_drift, baseline_compare
-for stage in (shard_to_batches, train, checkpoint_roundtrip_verify, fp16_drift, baseline_compare):
-    stage.produce()
-"""
-# The same without the pin: a stand-in for minitrain.numerics whose pin() does nothing.
-UNPINNED = """
+RUN = program("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare")
+# Without the pin: a stand-in for minitrain.base.numerics whose pin() does nothing.
+UNPINNED = f"""
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("minitrain.numerics", "minitrain/numerics.py")
+spec = importlib.util.spec_from_file_location("minitrain.base.numerics", "minitrain/base/numerics.py")
 numerics = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(numerics)
 numerics.pin = lambda: None
-sys.modules["minitrain.numerics"] = numerics
-from stages import shard_to_batches, train
-shard_to_batches.produce()
-train.produce()
-"""
+sys.modules["minitrain.base.numerics"] = numerics
+{program("shard_to_batches", "train")}"""
 
 
 def run(project: Path, code: str, emulator: list[str], environment: dict[str, str]) -> dict[str, str]:

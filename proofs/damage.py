@@ -26,17 +26,21 @@ from collections import Counter
 from contextlib import chdir
 from pathlib import Path
 
-from minitrain import checkpoint, files
-from minitrain.errors import UserError, run_command
+from minitrain.base import layout
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from minitrain.dataset.read import read_dataset
 from minitrain.params import read_params
-from proofs.project import ROOT, SHORT, SIZE, copy_project
+from minitrain.training.checkpoint import load_state
+from minitrain.training.export import read_manifest, read_model
+from proofs import program
+from proofs.project import ROOT, SHORT, copy_project
 from proofs.ways_to_damage import DAMAGES, damaged_copy, forge_digest, in_its_place, restore
-from stages.inputs import read_batches, read_model
 
 MEMORY = 200 << 20  # bytes that a refusal may cost, beyond what the loaded libraries take
 SECONDS = 1.0  # that a refusal may take
 CHUNK = 250  # damaged copies for each child process
-DIGEST_CHECK = 'if metadata != {"sha256": _digest(tensors)} or encode_tensors(tensors) != data:'
+DIGEST_CHECK = 'if metadata != {"sha256": tensors_digest(tensors)} or encode_tensors(tensors) != data:'
 
 
 def targets(project: Path) -> dict[str, Path]:
@@ -44,8 +48,8 @@ def targets(project: Path) -> dict[str, Path]:
     model = next(path for path in (project / "models").glob("*.safetensors") if ".state." not in path.name)
     return {
         "model": model,
-        "state": model.with_name(model.name.replace(".safetensors", ".state.safetensors")),
-        "checkpoint": project / "models" / "evidence" / "kept.safetensors",
+        "state": layout.state_path(model),
+        "checkpoint": project / layout.MODELS / layout.MIDRUN_CHECKPOINT,
         "train batches": project / "data" / "batches" / "train.safetensors",
         "val batches": project / "data" / "batches" / "val.safetensors",
         "tokenizer": project / "data" / "batches" / "tokenizer.json",
@@ -62,20 +66,15 @@ def roots(project: Path) -> dict[str, Path]:
 
 def load(kind: str, path: Path) -> None:
     """Load a target the way the stages do; in the project's folder."""
+    params = read_params()
     if kind in ("model", "manifest"):
-        read_model(read_params())
+        read_model(layout.MODELS, params.model)
     elif kind == "state":
-        digest = read_manifest()["files"][path.name]
-        checkpoint.load_state(path, SIZE, digest)
+        load_state(path, params.model, params.train, read_manifest(layout.MODELS)["files"][path.name])
     elif kind == "checkpoint":  # a working checkpoint has no manifest, only its own digest
-        checkpoint.load_state(path, SIZE)
+        load_state(path, params.model, params.train)
     else:
-        read_batches(read_params())
-
-
-def read_manifest() -> dict[str, dict[str, str]]:
-    manifest: dict[str, dict[str, str]] = files.read_json(next(Path("models").glob("*.manifest.json")))
-    return manifest
+        read_dataset(layout.BATCHES, params.model)
 
 
 def child(project: Path, first: int, n: int, hostile: bool) -> None:
@@ -165,7 +164,7 @@ def digest_check_matters(project: Path, careless: Path) -> bool:
     """The negative control: whether damaged files of a project load in ``careless``, code without the digest check."""
     copy_project(careless)
     shutil.copytree(ROOT / "proofs", careless / "proofs")
-    module = careless / "minitrain" / "files.py"
+    module = careless / "minitrain" / "base" / "tensors.py"
     code = module.read_text()
     assert DIGEST_CHECK in code
     module.write_text(code.replace(DIGEST_CHECK, "if False:"))
@@ -186,7 +185,7 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         project = copy_project(Path(temporary) / "project", SHORT)
-        code = "from stages import shard_to_batches, train; shard_to_batches.produce(); train.produce()"
+        code = program("shard_to_batches", "train")
         subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
         kinds, bad, slowest, grown = run_children(project, arguments.copies)
         forged, forged_bad, forged_slowest, forged_grown = run_children(project, arguments.hostile, hostile=True)

@@ -20,18 +20,23 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from minitrain import files
-from minitrain.errors import UserError, run_command
+from minitrain import tracking
+from minitrain.base import files, formats, layout, tensors
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
+from minitrain.evaluation import baselines, drift, roundtrip
+from minitrain.gate import checks
+from proofs import program
 from proofs.project import SHORT, copy_project, tree
 
 OPERATIONS = ("open", "write", "fsync", "close", "replace", "unlink")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 SHORT_WRITE = -1  # no error: half of the bytes get out
-EVALUATING = ("checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare")
+EVALUATING = {"checkpoint_roundtrip_verify": roundtrip, "fp16_drift": drift, "baseline_compare": baselines}
 
 
 class FaultyOs:
-    """Stands in for the module ``os`` in minitrain.files; its Nth operation fails, and if ``lasting`` all after it."""
+    """Stands in for the module ``os`` in base.files; its Nth operation fails, and if ``lasting`` all after it."""
 
     def __init__(self, at: int, fault: int, lasting: bool) -> None:
         self.left, self.fault, self.lasting, self.hit = at, fault, lasting, False
@@ -111,13 +116,16 @@ def sweep(produce: Callable[[], object], root: Path, folders: tuple[str, ...], o
                 where = (
                     f"{errno.errorcode.get(fault, 'short write')} at operation {at}{' and after' if lasting else ''}"
                 )
-                # A stray is left where even removing it failed; the next run takes it away.
+                # An unfinished file is left where even removing it failed; the next run takes it away.
                 left = {name: data for name, data in tree(root, *folders).items() if not name.endswith(".tmp")}
                 for name in left.keys() | new.keys():
-                    if name not in old and name not in new:
-                        files.decode_tensors(left[name], f"{where}: {name}")  # an earlier working checkpoint: whole too
-                    elif left.get(name) not in (old.get(name), new.get(name)):
-                        raise UserError(f"{where}: {name} is neither the old file nor the new one")
+                    if name in old or name in new:
+                        if left.get(name) not in (old.get(name), new.get(name)):
+                            raise UserError(f"{where}: {name} is neither the old file nor the new one")
+                    elif name.endswith(".json"):  # working files, which the stage removes at its end: whole too
+                        formats.read_json(root / name)
+                    else:
+                        tensors.decode_tensors(left[name], f"{where}: {name}")
                 if failure is None and left != new:
                     raise UserError(f"{where}: no error, and not all files are new")
                 if failure is not None and not (
@@ -187,20 +195,21 @@ def sweep_stage(project: Path, stage: str, *folders: str) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(project))
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        stack.enter_context(mock.patch.object(tracking, "log_or_say_why_not", return_value=""))
+        stack.enter_context(mock.patch.object(files, "exclusive_lock", contextlib.nullcontext))  # it writes nothing
         if stage in EVALUATING:
-            for name in ("measure", "plots"):
-                if hasattr(module, name):
-                    stack.enter_context(mock.patch.object(module, name, once(getattr(module, name))))
+            measuring = EVALUATING[stage]
+            for name in {"measure", "plots", "training_picture"} & vars(measuring).keys():
+                stack.enter_context(mock.patch.object(measuring, name, once(getattr(measuring, name))))
         if stage == "verify":
-            stack.enter_context(mock.patch.object(module, "ITEMS", (("none", lambda run: ("", "", True)),)))
-            stack.enter_context(mock.patch.object(module, "REPORT", module.PLOTS / "verify" / module.REPORT))
-        produce = module.main if stage == "verify" else module.produce
-        produce()
+            stack.enter_context(mock.patch.dict(checks.CHECKS, {"none": lambda run: ("", "", True)}, clear=True))
+            stack.enter_context(mock.patch.object(layout, "REPORT", layout.PLOTS / "verify" / layout.REPORT))
+        module.main()
         # Another model the stage removes itself, as DVC does; a checkpoint that is none would be removed as damaged.
         old = {
             name: b"old" for name in tree(project, *folders) if not name.startswith(("models/minigpt-", "checkpoints/"))
         }
-        return sweep(produce, project, folders, old)
+        return sweep(module.main, project, folders, old)
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -291,9 +300,9 @@ def read_only_folder(folder: Path) -> str:
 
 
 def run_stage(project: Path, stage: str, expected: int) -> str:
-    """Run a stage's ``produce`` in a process of its own; what it printed."""
-    code = f"from minitrain.errors import run_command; from stages import {stage}; run_command({stage}.produce)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=False)
+    """Run a stage in a process of its own; what it printed."""
+    command = [sys.executable, "-c", program(stage)]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if result.returncode != expected:
         raise UserError(
             f"{stage}: expected exit code {expected}, got {result.returncode}:\n{result.stdout}{result.stderr}"
@@ -317,7 +326,7 @@ def main() -> None:
             "train": ("models", "plots/train", "checkpoints"),
             "checkpoint_roundtrip_verify": ("plots/checkpoint-roundtrip-verify",),
             "fp16_drift": ("plots/fp16-drift",),
-            "baseline_compare": ("plots/baseline-compare",),
+            "baseline_compare": ("plots/baseline-compare", "plots/train"),
             "verify": ("plots/verify",),
         }.items():
             print(f"{stage}: {sweep_stage(project, stage, *folders)} faults", flush=True)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from minitrain import numerics
-from minitrain.errors import UserError, run_command
+from minitrain.base import numerics
+from minitrain.base.errors import UserError
+from minitrain.base.process import run_command
 from proofs.project import ROOT, copy_project
 
 CPU = "Haswell"

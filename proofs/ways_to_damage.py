@@ -1,4 +1,4 @@
-"""Ways to damage a file: its bits, its header, its content, the digests beside it, or what lies in its place."""
+"""Ways to damage a file: its bits, its header, its content, the digests beside it, or what is in its place."""
 
 import json
 import os
@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minitrain import checkpoint, files
-from proofs.project import SIZE
-from stages.inputs import model_file_name
+from minitrain.base import files, formats, layout, tensors
 
 Damage = Callable[[random.Random, bytes], bytes]
 
@@ -97,32 +95,32 @@ def other_content(rng: random.Random, data: bytes) -> bytes:
     """A whole file of this project, digest and all, that is not this file: tensors changed, renamed, swapped,
     retyped.
     """
-    tensors = files.decode_tensors(data, "whole")
-    name, other = rng.sample(sorted(tensors), 2)
+    content = tensors.decode_tensors(data, "whole")
+    name, other = rng.sample(sorted(content), 2)
     kind = rng.randrange(8)
-    array = tensors[name].copy()
+    array = content[name].copy()
     if kind == 0:
-        tensors[name] = array.astype(np.float64 if array.dtype != np.float64 else np.float32)
+        content[name] = array.astype(np.float64 if array.dtype != np.float64 else np.float32)
     elif kind == 1:
-        tensors[name] = array.reshape(1, *array.shape)
+        content[name] = array.reshape(1, *array.shape)
     elif kind == 2:
-        tensors[name + "x"] = tensors.pop(name)
+        content[name + "x"] = content.pop(name)
     elif kind == 3:
-        tensors["extra"] = array
+        content["extra"] = array
     elif kind == 4:
-        del tensors[name]
+        del content[name]
     elif kind == 5:
-        tensors[name] = array.reshape(-1)[:-1].copy() if array.size > 1 else np.zeros((2, 2, 2))
+        content[name] = array.reshape(-1)[:-1].copy() if array.size > 1 else np.zeros((2, 2, 2))
     elif kind == 6:
-        floats = [n for n, a in tensors.items() if a.dtype.kind == "f" and a.size] or [name]
+        floats = [n for n, a in content.items() if a.dtype.kind == "f" and a.size] or [name]
         name = rng.choice(floats)
-        array = tensors[name].copy()
+        array = content[name].copy()
         bad = rng.choice((np.nan, np.inf, -np.inf)) if array.dtype.kind == "f" else np.iinfo(array.dtype).max
         array.reshape(-1)[rng.randrange(array.size)] = bad
-        tensors[name] = array
+        content[name] = array
     else:  # of another config
-        tensors[name], tensors[other] = np.zeros(7, np.float32), tensors[name].copy()
-    return files.encode_tensors(tensors)
+        content[name], content[other] = np.zeros(7, np.float32), content[name].copy()
+    return tensors.encode_tensors(content)
 
 
 def other_json(rng: random.Random, data: bytes) -> bytes:
@@ -143,7 +141,7 @@ def other_json(rng: random.Random, data: bytes) -> bytes:
         del value[rng.choice(sorted(value))]
     else:
         return b'{"tokens":' * rng.choice((1, 100_000)) + data
-    return files.canonical_json(value).encode()
+    return formats.json_bytes(value)
 
 
 def other_value(rng: random.Random, data: bytes) -> bytes:
@@ -159,7 +157,7 @@ def other_value(rng: random.Random, data: bytes) -> bytes:
         del holder[key]
     else:
         holder[key] = rng.choice((None, True, -1, 2**70, 1e308, "", "x", "../x", "\0", [], {}, [[]], {"x": 1}))
-    return files.canonical_json(root[0] if root else None).encode()
+    return formats.json_bytes(root[0] if root else None)
 
 
 BINARY: tuple[Damage, ...] = (
@@ -183,38 +181,35 @@ def damaged_copy(rng: random.Random, kind: str, data: bytes) -> tuple[str, bytes
     while True:
         damage = rng.choice(DAMAGES.get(kind, BINARY))
         damaged = damage(rng, data)
-        if damaged != data and not (kind == "checkpoint" and damage is other_content and loads_alike(damaged)):
+        if damaged != data and not (kind == "checkpoint" and damage is other_content and loads_alike(data, damaged)):
             return damage.__name__, damaged
 
 
-def loads_alike(data: bytes) -> bool:
+def loads_alike(data: bytes, damaged: bytes) -> bool:
     """A whole state file with other values is no damage: without a manifest beside it, it is just another state."""
-    layout = checkpoint.state_layout(SIZE)
-    tensors = files.decode_tensors(data, "whole")
-    return tensors.keys() == layout.keys() and all(
-        tensors[name].dtype == dtype
-        and tensors[name].ndim == len(shape)
-        and all(want in (None, have) for want, have in zip(shape, tensors[name].shape, strict=True))
-        and (tensors[name].dtype.kind != "f" or bool(np.isfinite(tensors[name]).all()))
-        for name, (dtype, shape) in layout.items()
+    state, other = (tensors.decode_tensors(content, "whole") for content in (data, damaged))
+    return state.keys() == other.keys() and all(
+        (other[name].dtype, other[name].shape) == (array.dtype, array.shape)
+        and (array.dtype.kind != "f" or bool(np.isfinite(other[name]).all()))
+        for name, array in state.items()
     )
 
 
 def forge_digest(kind: str, path: Path) -> Path:
-    """Make the files beside ``path`` say that its content is the right one; where it lies now."""
+    """Make the files beside ``path`` say that its content is the right one; where it is now."""
     digest = files.sha256(path.read_bytes())
     if kind in ("model", "state"):
-        manifest_path = next(Path("models").glob("*.manifest.json"))
-        manifest = files.read_json(manifest_path)
+        manifest_path = next(layout.MODELS.glob("*.manifest.json"))
+        manifest = formats.read_json(manifest_path)
         if kind == "model":  # whose name is its digest
-            path = path.rename(path.with_name(model_file_name(digest)))
+            path = path.rename(path.with_name(layout.model_name(digest)))
             manifest["model"] = path.name
         manifest["files"][path.name] = digest
-        files.write_json(manifest_path, manifest)
+        files.write_bytes(manifest_path, formats.json_bytes(manifest))
     elif kind in ("tokenizer", "train batches", "val batches"):
-        summary = files.read_json(path.with_name("summary.json"))
+        summary = formats.read_json(path.with_name("summary.json"))
         summary["files"][path.name] = digest
-        files.write_json(path.with_name("summary.json"), summary)
+        files.write_bytes(path.with_name("summary.json"), formats.json_bytes(summary))
     return path
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minitrain.batches import TokenStore
-from minitrain.params import ModelParams, TrainParams
-from minitrain.tokenizer import BOS, EOS
+from minitrain.base.layout import STAGES
+from minitrain.dataset.stores import TokenStore
+from minitrain.dataset.tokenizer import BOS, EOS
+from minitrain.params import ModelConfig, TrainConfig
 from proofs.project import SHORT, copy_project
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TINY_MODEL = ModelParams(d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
-TINY_TRAIN = TrainParams(
+TINY_MODEL = ModelConfig(vocab_size=16, d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
+TINY_TRAIN = TrainConfig(
     seed=3,
     steps=12,
     batch_size=6,
@@ -41,7 +42,6 @@ TINY_TRAIN = TrainParams(
     eval_every=4,
     checkpoint_every=5,
 )
-TINY_VOCAB = 16
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,9 @@ def root() -> Path:
     return ROOT
 
 
-def random_store(n: int, seed: int, vocab_size: int = TINY_VOCAB, longest: int = TINY_MODEL.context + 1) -> TokenStore:
+def random_store(
+    n: int, seed: int, vocab_size: int = TINY_MODEL.vocab_size, longest: int = TINY_MODEL.context + 1
+) -> TokenStore:
     """n sequences of random tokens and lengths, ``<bos>`` and ``<eos>`` included."""
     rng = np.random.Generator(np.random.PCG64(seed))
     sequences = [
@@ -100,7 +102,7 @@ def ran(tmp_path_factory):
     """A project with a run of 24 steps through the first five stages, and what they printed."""
     project = copy_project(tmp_path_factory.mktemp("ran") / "project", SHORT)
     printed = {}
-    for stage in ("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare"):
+    for stage in (name.replace("-", "_") for name in STAGES):
         result = subprocess.run(
             [sys.executable, "-W", "error", "-m", f"stages.{stage}"],
             cwd=project,

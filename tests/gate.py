@@ -3,25 +3,29 @@
 import json
 from pathlib import Path
 
-from minitrain import files
+from minitrain import tracking
+from minitrain.base import formats
+from minitrain.base.layout import STAGES
+from minitrain.gate import checks
+from minitrain.gate.run import Run
 from minitrain.params import read_params
-from stages import verify
 
-BEATS = verify.RESULT_ITEMS  # 24 steps are too few for that
+BEATS = checks.RESULT_CHECKS  # 24 steps are too few for that
 
 
 def failed(project: Path, monkeypatch) -> dict[str, str]:
-    """The items that fail, with what they got."""
+    """The checks that fail, with what they got."""
     monkeypatch.chdir(project)
-    gate = verify.Run(read_params())
-    items = [verify.check(name, item, gate) for name, item in verify.ITEMS]
-    return {item.name: item.got for item in items if not item.passed}
+    tracking.log_or_say_why_not(STAGES[1:])  # as the gate does first
+    run = Run(read_params())
+    results = [checks.evaluate(name, run) for name in checks.CHECKS]
+    return {result.name: result.got for result in results if not result.passed}
 
 
 def change_json(path: Path, change) -> None:
     value = json.loads(path.read_text())
     change(value)
-    files.write_json(path, value)
+    path.write_bytes(formats.json_bytes(value))
 
 
 def manifest(project: Path) -> Path:

@@ -1,6 +1,7 @@
 """Pictures: PNGs of a readable size, and equal bytes from equal numbers."""
 
 import json
+import re
 import time
 
 import matplotlib as mpl
@@ -9,7 +10,9 @@ import pytest
 from matplotlib import image
 
 from minitrain import figures
-from minitrain.report import Item, gate_table, page
+from minitrain.base import formats as spelled
+from minitrain.gate.checks import CheckResult
+from minitrain.gate.report import gate_table, page
 
 
 @pytest.fixture
@@ -23,10 +26,10 @@ def numbers(root):
 def draw(numbers):
     log = [(4.0 - 0.01 * i, 1e-3 * i, 1.0 + 0.1 * np.sin(i)) for i in range(100)]
     evaluations = [(i, 4.0 - 0.01 * i) for i in range(0, 101, 10)]
-    drift, modes = numbers["fp16-drift"], ("weights", "weights_and_activations")
+    formats, modes = ("fp16", "bf16"), ("weights", "weights_and_activations")
     return {
         "loss": figures.loss_curve(log, evaluations, 90),
-        "drift": figures.drift_per_layer(drift, list(drift["largest_activation"]), modes),
+        "drift": figures.drift_per_layer(numbers["fp16-drift"], formats, modes),
         "perplexity": figures.perplexity_vs_n(numbers["baseline-compare"]),
     }
 
@@ -54,27 +57,37 @@ def test_other_numbers_give_another_picture(numbers):
     assert figures.perplexity_vs_n(numbers["baseline-compare"]) != first
 
 
-ITEMS = [Item("good", "1", "1", passed=True), Item("bad | worse", "1", "2 | 3", passed=False)]
+RESULTS = [CheckResult("good", "1", "1", passed=True), CheckResult("bad | worse", "1", "2 | 3", passed=False)]
 
 
-def test_the_gate_table_has_a_line_an_item_with_expected_and_got():
-    lines = gate_table(ITEMS).splitlines()
+def test_the_gate_table_has_a_line_a_check_with_expected_and_got():
+    lines = gate_table(RESULTS).splitlines()
     assert lines[0].split() == ["ok", "good", "expected", "1;", "got", "1"]
     assert lines[1].startswith("FAIL  bad | worse")
     assert lines[2] == "1 passed, 1 failed"
 
 
-def test_a_red_report_says_so_and_needs_no_model():
-    text = page(ITEMS, {}, {}, "none", {"CPU": "x"})
+def test_a_red_report_says_so_and_needs_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page(RESULTS, "MLflow: none", "x").decode()
     assert "THE GATE IS RED" in text
     assert "2 \\| 3" in text
     assert "none that could be read" in text
 
 
-def test_a_green_report_shows_the_results(numbers):
-    manifest = {"model": "m.safetensors", "parameters": 103_680, "step": 2000, "metrics": {"best_step": 7}}
-    text = page(ITEMS[:1], manifest, numbers, "runs:/1", {"CPU": "x"})
+def test_a_green_report_shows_the_results(ran, monkeypatch):
+    monkeypatch.chdir(ran[0])
+    text = page(RESULTS[:1], "MLflow: runs:/1", "x").decode()
     assert "All items of the gate hold" in text
-    assert "103,680 parameters" in text
+    assert "103,680 parameters, trained for 24 steps" in text
     assert "| test |" in text
     assert "| bf16 | weights and activations |" in text
+
+
+def test_a_number_that_overflowed_is_said_to_be_so(numbers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbers["fp16-drift"]["fp16"]["weights"]["perplexity"] = None
+    path = tmp_path / "plots/fp16-drift/metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(spelled.json_bytes(numbers["fp16-drift"]))
+    assert re.search(r"\| fp16 \| weights \| \S+ \| \d+ \| overflow \|", page(RESULTS, "", "").decode())

@@ -1,28 +1,35 @@
 """The gate where equal bits are not promised: numbers may differ a little, and all else is still looked at."""
 
+import json
+
 import pytest
 from conftest import edit
 from gate import BEATS, change_json, failed, manifest
 
-from minitrain import numerics
+from minitrain.base import numerics
+from minitrain.base.layout import STAGES
+from minitrain.gate import checks, compare
+from minitrain.gate.run import Run
 from minitrain.params import read_params
-from stages import verify
 
 
 @pytest.fixture(scope="module")
 def exact_plots(ran) -> dict[str, dict[str, bytes]]:
     """The files of plots as they were left, by stage."""
-    return {
-        stage: {path.name: path.read_bytes() for path in (ran[0] / "plots" / stage).iterdir()}
-        for stage in verify.STAGES
-    }
+    return {stage: {path.name: path.read_bytes() for path in (ran[0] / "plots" / stage).iterdir()} for stage in STAGES}
 
 
 def test_where_bits_are_not_promised_numbers_may_differ_a_little_and_truths_not_at_all():
-    left = {"a": 1.0, "n": 3, "b": True, "s": "x", "none": None}
-    assert verify._close(left, {**left, "a": 1.0005})
-    for change in ({"a": 1.01}, {"n": 4}, {"b": False}, {"s": "y"}, {"none": 1.0}, {"extra": 1}):
-        assert not verify._close(left, {**left, **change})
+    left = {"a": 1.0, "tiny": -2.5e-07, "n": 3, "b": True, "s": "x", "none": None}
+
+    def close(**changes) -> bool:
+        return compare.close(json.dumps(left), json.dumps({**left, **changes}))
+
+    assert close()
+    assert close(a=1.0005)
+    assert close(tiny=-2.5001e-07)
+    for change in ({"a": 1.01}, {"tiny": 2.5e-7}, {"n": 4}, {"b": False}, {"s": "y"}, {"none": 1.0}, {"extra": 1}):
+        assert not close(**change)
 
 
 def test_where_bits_are_not_promised_the_gate_says_so_and_still_finds_what_is_false(whole, monkeypatch):
@@ -55,9 +62,9 @@ def test_where_bits_are_not_promised_every_file_of_plots_is_still_looked_at(
     whole, monkeypatch, exact_plots, path, old, new, found
 ):
     monkeypatch.chdir(whole)
-    gate = verify.Run(read_params())
+    gate = Run(read_params())
     gate.bits_promised = False
-    monkeypatch.setattr(gate, "plots", lambda stage: exact_plots[stage])
+    monkeypatch.setattr(gate, "expected_plots", lambda stage: exact_plots[stage])
     file = whole / "plots" / path
     if old is not None:
         edit(file, {old: new})
@@ -65,6 +72,6 @@ def test_where_bits_are_not_promised_every_file_of_plots_is_still_looked_at(
         file.write_bytes(new)
     else:
         file.unlink()
-    item = verify.check("plots", verify.plots_item, gate)
-    assert item.passed == (not found)
-    assert path in item.got or not found
+    result = checks.evaluate("plots", gate)
+    assert result.passed == (not found)
+    assert path in result.got or not found

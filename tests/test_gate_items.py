@@ -4,20 +4,28 @@ import io
 import re
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import edit
 from gate import BEATS, change_json, failed, manifest
+from matplotlib import image
 
-from minitrain import checkpoint, files, loop, numerics, tracking
-from minitrain.errors import run_command
-from minitrain.loop import TrainState
+from minitrain import loop, tracking
+from minitrain.base import files, formats, layout, numerics, tensors
+from minitrain.base.process import run_command
+from minitrain.dataset.read import read_dataset
+from minitrain.evaluation import baselines, drift, roundtrip
+from minitrain.gate import checks
+from minitrain.gate import run as gate_run
+from minitrain.gate.run import Run
 from minitrain.params import read_params
-from stages import baseline_compare, checkpoint_roundtrip_verify, fp16_drift, shard_to_batches, train, verify
-from stages.inputs import read_batches, read_model
+from minitrain.training import export
+from minitrain.training.checkpoint import load_state, state_tensors
+from minitrain.training.manifest import run_inputs
+from minitrain.training.state import TrainState
+from stages import baseline_compare, checkpoint_roundtrip_verify, fp16_drift, train, verify
 
 
 def bless(project: Path) -> None:
@@ -40,20 +48,29 @@ def leak(project: Path) -> None:
     bless(project)
 
 
+def load_in(project: Path, path: Path) -> TrainState:
+    params = read_params(project / "params.yaml")
+    return load_state(path, params.model, params.train)
+
+
+def save(path: Path, state: TrainState) -> None:
+    path.write_bytes(tensors.encode_tensors(state_tensors(state)))
+
+
 def lose_kept(project: Path) -> None:
     """Another kept checkpoint, whole, and the manifest agrees with it: only resuming from it can tell."""
     path = project / "models/evidence/kept.safetensors"
-    state = checkpoint.load_state(path, verify.LOCKED_PARAMETERS)
+    state = load_in(project, path)
     state.rng = np.random.Generator(np.random.PCG64(0))
-    files.save_tensors(path, checkpoint.state_tensors(state))
+    save(path, state)
     change_json(manifest(project), lambda m: m["files"].update({"evidence/kept.safetensors": files.sha256_file(path)}))
 
 
 def other_probe(project: Path) -> None:
     path = project / "models/evidence/probe.safetensors"
-    tensors = files.decode_tensors(path.read_bytes(), "probe")
-    tensors["logits"].reshape(-1)[0] += 1e-12
-    files.save_tensors(path, tensors)
+    arrays = tensors.decode_tensors(path.read_bytes(), "probe")
+    arrays["logits"].reshape(-1)[0] += 1e-12
+    path.write_bytes(tensors.encode_tensors(arrays))
     change_json(manifest(project), lambda m: m["files"].update({"evidence/probe.safetensors": files.sha256_file(path)}))
 
 
@@ -66,23 +83,24 @@ def other_probe(project: Path) -> None:
 def export_again(state: TrainState | None = None) -> None:
     """Leave what the training would have left, had it come to ``state``, under the inputs as they are now."""
     params = read_params()
-    batches = read_batches(params)
-    state_file = next(Path("models").glob("*.state.safetensors"))
-    state = state or checkpoint.load_state(state_file, verify.LOCKED_PARAMETERS)
-    kept = (Path("models") / "evidence" / "kept.safetensors").read_bytes()
-    exported = train.export(state, params, train.plan(params, batches), kept, batches.stores["val"])
-    for path in Path("models").glob("minigpt-*"):
+    dataset = read_dataset(layout.BATCHES, params.model)
+    state = state or load_in(Path(), next(layout.MODELS.glob("*.state.safetensors")))
+    midrun = (layout.MODELS / layout.MIDRUN_CHECKPOINT).read_bytes()
+    inputs = run_inputs(params.model, params.train, dataset)
+    exported = export.model_files(state, params.model, inputs, midrun, dataset.stores["val"])
+    for path in layout.MODELS.glob("minigpt-*"):
         path.unlink()
-    files.write_all(Path("models"), exported)
-    files.write_all(Path("plots/train"), train.plots(state))
+    files.write_all(layout.MODELS, exported)
+    tables = export.training_tables(state) | baselines.training_picture(state)
+    files.write_all(layout.PLOTS / "train", tables)
     measure_again()
 
 
 def measure_again() -> None:
     """Leave the metrics of the round trip as they are now, whatever they say."""
-    params = read_params()
-    metrics = checkpoint_roundtrip_verify.measure(params, read_batches(params), read_model(params))
-    files.write_bytes(Path("plots/checkpoint-roundtrip-verify/metrics.json"), files.encode_metrics(metrics))
+    files.write_bytes(
+        layout.metrics_path("checkpoint-roundtrip-verify"), formats.metrics_bytes(Run(read_params()).roundtrip)
+    )
 
 
 def other_batches(project: Path, _: object) -> None:
@@ -95,12 +113,12 @@ def a_splitter_that_leaks(project: Path, monkeypatch) -> None:
     folder = project / "data/batches"
     shutil.copy(folder / "val.safetensors", folder / "test.safetensors")
     bless(project)
-    made = shard_to_batches.build(read_params())
+    made = Run(read_params()).built_dataset
     content = {name: (folder / name).read_bytes() for name in made[0]}
-    monkeypatch.setattr(shard_to_batches, "build", lambda params: (content, made[1]))
+    monkeypatch.setattr(gate_run, "build_dataset", lambda *args: (content, made[1]))
     export_again()
     for stage in (fp16_drift, baseline_compare):
-        stage.produce()
+        stage.main()
 
 
 def a_log_with(change) -> Callable[[Path, pytest.MonkeyPatch], None]:
@@ -110,24 +128,24 @@ def a_log_with(change) -> Callable[[Path, pytest.MonkeyPatch], None]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/again.db")
         kept = project / "models/evidence/kept.safetensors"
         last = next((project / "models").glob("*.state.safetensors"))
-        states = {path: checkpoint.load_state(path, verify.LOCKED_PARAMETERS) for path in (kept, last)}
+        states = {path: load_in(project, path) for path in (kept, last)}
         for state in states.values():
-            change(state.log)
-        files.save_tensors(kept, checkpoint.state_tensors(states[kept]))
+            change(state.log.steps)
+        save(kept, states[kept])
         export_again(states[last])
 
     return fault
 
 
 def a_trainer_that_records_other_logits(project: Path, monkeypatch) -> None:
-    real = train.probe
+    real = export.probe
 
     def probe(*args):
-        tensors = real(*args)
-        tensors["logits"].reshape(-1)[0] += 1e-12
-        return tensors
+        arrays = real(*args)
+        arrays["logits"].reshape(-1)[0] += 1e-12
+        return arrays
 
-    monkeypatch.setattr(train, "probe", probe)
+    monkeypatch.setattr(export, "probe", probe)
     export_again()
 
 
@@ -137,13 +155,13 @@ def a_trainer_that_keeps_another_state(project: Path, _: object) -> None:
 
 
 def a_round_trip_that_loses_the_optimizer(project: Path, monkeypatch) -> None:
-    real = checkpoint_roundtrip_verify.measure
+    real = roundtrip.measure
 
     def measure(*args):
         metrics = real(*args)
         return {**metrics, "state_machines": {**metrics["state_machines"], "optimizer": False}}
 
-    monkeypatch.setattr(checkpoint_roundtrip_verify, "measure", measure)
+    monkeypatch.setattr(roundtrip, "measure", measure)
     measure_again()
 
 
@@ -151,25 +169,23 @@ def a_model_that_beats_them_on(won: str) -> Callable[[Path, pytest.MonkeyPatch],
     """Of both splits, only the other one is lost."""
 
     def fault(project: Path, monkeypatch) -> None:
-        real = baseline_compare.measure
+        real = baselines.measure
 
         def measure(*args):
             metrics = real(*args)
             return {**metrics, won: {**metrics[won], "model_ppl": 1.5}}
 
-        monkeypatch.setattr(baseline_compare, "measure", measure)
-        baseline_compare.produce()
+        monkeypatch.setattr(baselines, "measure", measure)
+        baseline_compare.main()
 
     return fault
 
 
 def a_picture_of_one_pixel(project: Path, monkeypatch) -> None:
-    from matplotlib import image
-
-    real, drawn = fp16_drift.plots, io.BytesIO()
+    real, drawn = drift.plots, io.BytesIO()
     image.imsave(drawn, [[0.0]], format="png")
-    monkeypatch.setattr(fp16_drift, "plots", lambda *args: {**real(*args), "drift_per_layer.png": drawn.getvalue()})
-    fp16_drift.produce()
+    monkeypatch.setattr(drift, "plots", lambda *args: {**real(*args), "drift_per_layer.png": drawn.getvalue()})
+    fp16_drift.main()
 
 
 def edited(path: str, old: str, new: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
@@ -182,13 +198,14 @@ def patched(module, name: str, value) -> Callable[[Path, pytest.MonkeyPatch], No
 
 VERB, MIS_CONJUGATED = "present_simple: [juego, juegas, juega]", "present_simple: [jugo, jugas, juga]"
 real_run = tracking.recorded_run
+real_distributions = checks.distributions
 
 # Each item of the gate: what makes it fail alone, and what its line then says.
 ALONE = {
     "corpus": (edited("data/verbs.yaml", VERB, MIS_CONJUGATED), "got 320 correct of 668 rows, 4 shards differ"),
     "batches": (other_batches, "got different: cells.json, summary.json"),
     "no leak": (a_splitter_that_leaks, "expected no cell, no sequence in two splits; got 135 shared"),
-    "model": (patched(verify, "LOCKED_PARAMETERS", 103_681), "expected 103,681 parameters; got 103,680"),
+    "model": (patched(checks, "LOCKED_PARAMETERS", 103_681), "expected 103,681 parameters; got 103,680"),
     "model files": (lambda project, _: (project / "models/stray").write_text("x"), "got different: stray"),
     "manifest": (edited("minitrain/loop.py", "nats a token", "nats for a token"), "got different: code_digest"),
     "round trip": (a_round_trip_that_loses_the_optimizer, "got different: state machine optimizer"),
@@ -205,22 +222,22 @@ ALONE = {
     "fp16 drift plot": (a_picture_of_one_pixel, "expected a picture drift_per_layer.png; got 1 x 1"),
     "no pickle": (lambda project, _: (project / "stages/extra.py").write_text("import pickle\n"), "stages/extra.py:"),
     "packages": (
-        patched(verify, "version", lambda name: "0.1" if name == "pillow" else version(name)),
-        "packages as locked; got pillow 0.1 instead of ",
+        patched(checks, "distributions", lambda: [d for d in real_distributions() if d.name != "pillow"]),
+        "packages as locked; got pillow nothing instead of ",
     ),
     "numerics": (
         lambda _, monkeypatch: monkeypatch.setitem(numerics.PROMISED, "openblas_core", "Zen"),
         "got different: {'openblas_core': 'Haswell'}",
     ),
     "MLflow run": (
-        patched(tracking, "recorded_run", lambda models: {**real_run(models), "loss": []}),
+        patched(tracking, "recorded_run", lambda models: (real_run(models)[0], [])),
         "with 0, different",
     ),
 }
 
 
 def test_every_item_has_a_fault_of_its_own():
-    assert tuple(ALONE) == tuple(name for name, _ in verify.ITEMS)
+    assert tuple(ALONE) == tuple(checks.CHECKS)
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -244,7 +261,7 @@ def test_an_item_fails_alone_and_the_gate_ends_with_1(whole, monkeypatch, capsys
 # --- faults that cannot but show in several items --------------------------------------------------------
 
 NEED_THE_MODEL = (
-    {name for name, _ in verify.ITEMS}
+    set(checks.CHECKS)
     - BEATS
     - {"corpus", "batches", "no leak", "first step", "fp16 drift plot", "no pickle", "packages", "numerics"}
 )
@@ -332,18 +349,19 @@ def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
     """A trainer that scores the average and exports the last weights: its files agree with each other, and resuming
     runs the same code. Only scoring what was exported can tell.
     """
-    real = loop._evaluate
+    real = loop.evaluate
 
     def evaluate(state, *args):
         evaluation = real(state, *args)
         if evaluation.is_best:
-            state.best_weights[:] = state.weights
+            state.best.weights[:] = state.model.weights
         return evaluation
 
-    monkeypatch.setattr(loop, "_evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     monkeypatch.chdir(whole)
     for stage in (train, checkpoint_roundtrip_verify, fp16_drift, baseline_compare):
-        stage.produce()
+        stage.main()
+    tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
     got = failed(whole, monkeypatch)
     assert set(got) - BEATS == {"model files"}
     assert re.fullmatch(r"5 files equal; val perplexity 29\.\d+ instead of 29\.\d+", got["model files"])
@@ -351,15 +369,15 @@ def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
 
 def test_results_of_another_experiment_in_mlflow_are_replaced_or_the_item_fails(whole, monkeypatch):
     monkeypatch.chdir(whole)
+    result, places = "baseline-compare/val.model_ppl", (layout.MODELS, layout.PLOTS)
+    tracking.log_run(*places, layout.STAGES[1:])
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "results", lambda plots, stage: {f"{stage}/val.model_ppl": 1.5})
-        tracking.add_results(Path("models"), Path("plots"), "baseline-compare")
-    recorded, result = tracking.recorded_run(Path("models")), "baseline-compare/val.model_ppl"
-    assert recorded["metrics"][result] == 1.5
-    with monkeypatch.context() as patch:
-        patch.setattr(tracking, "ensure_run", lambda *args: None)  # a store that does not let it be mended
-        item = verify.check("MLflow run", verify.tracking_item, verify.Run(read_params()))
-    assert not item.passed
-    assert item.got.endswith(f"results, different: {result}")
-    assert verify.check("MLflow run", verify.tracking_item, verify.Run(read_params())).passed
-    assert tracking.recorded_run(Path("models"))["metrics"][result] > 1.5
+        patch.setattr(tracking, "results", lambda plots, stages: {result: 1.5})
+        tracking.log_run(*places, ["baseline-compare"])
+    assert tracking.recorded_run(layout.MODELS)[0].data.metrics[result] == 1.5
+    check = checks.evaluate("MLflow run", Run(read_params()))
+    assert not check.passed
+    assert check.got.endswith(f"results, different: {result}")
+    tracking.log_run(*places, layout.STAGES[1:])
+    assert checks.evaluate("MLflow run", Run(read_params())).passed
+    assert tracking.recorded_run(layout.MODELS)[0].data.metrics[result] > 1.5

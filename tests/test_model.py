@@ -4,35 +4,33 @@ import math
 
 import numpy as np
 import pytest
-from conftest import TINY_MODEL, TINY_VOCAB, random_store
+from conftest import TINY_MODEL, random_store
 
-from minitrain import params
-from minitrain.batches import TokenStore, make_microshards, pad
+from minitrain.dataset.batches import make_microshards, pad
+from minitrain.dataset.stores import TokenStore
 from minitrain.minitorch.gradcheck import numeric_gradient, relative_error
 from minitrain.minitorch.tape import Tape
-from minitrain.model import Dropout, MiniGPT, attention_mask, initial_weights, token_nll
-from minitrain.params import ModelParams
+from minitrain.model import Dropout, MiniGPT, attention_mask, initial_weights
+from minitrain.params import ModelConfig, read_params
+from minitrain.scoring import perplexity, token_nll
 
-LOCKED = ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
+LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
 
 
-def make(config=TINY_MODEL, vocab_size=TINY_VOCAB, dtype=np.float64, seed=0):
-    model = MiniGPT(config, vocab_size)
+def make(config=TINY_MODEL, dtype=np.float64, seed=0):
     rng = np.random.Generator(np.random.PCG64(seed))
-    weights = initial_weights(model, rng).astype(dtype)
+    weights = initial_weights(MiniGPT(config), rng).astype(dtype)
     grads = np.zeros_like(weights)
-    model.bind(weights, grads)
-    return model, weights, grads
+    return MiniGPT.with_weights(config, weights, grads), weights, grads
 
 
 def test_the_locked_config_has_103680_parameters_and_is_the_committed_one(root):
-    assert MiniGPT(LOCKED, 64).size == 103_680
-    committed = params.read_params(root / "params.yaml")
-    assert (committed.model, committed.tokenizer.vocab_size) == (LOCKED, 64)
+    assert MiniGPT(LOCKED).size == 103_680
+    assert read_params(root / "params.yaml").model == LOCKED
 
 
 def test_names_and_shapes_load_into_pytorch():
-    shapes = {name: parameter.shape for name, parameter in MiniGPT(LOCKED, 64).named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in MiniGPT(LOCKED).named_parameters()}
     expected = {"embed.weight": (64, 64), "ln_final.weight": (64,), "ln_final.bias": (64,)}
     for i in range(2):
         expected |= {f"blocks.{i}.{ln}.{part}": (64,) for ln in ("ln1", "ln2") for part in ("weight", "bias")}
@@ -63,7 +61,7 @@ def test_the_whole_models_gradients_are_those_of_finite_differences(p):
         return model.loss(tape, shard, shard.n_targets, dropout)
 
     tape = Tape()
-    tape.backward(loss(tape), np.ones(1))
+    tape.backward(loss(tape))
     numeric = numeric_gradient(lambda: float(loss(Tape(recording=False)).data[0]), weights, 1e-5)
     assert np.count_nonzero(grads) > 0.95 * len(grads)
     for name, view in model.views(grads).items():
@@ -72,10 +70,10 @@ def test_the_whole_models_gradients_are_those_of_finite_differences(p):
 
 def test_the_locked_models_gradient_along_random_directions():
     """Too many parameters to perturb one by one: the slope along a direction is the gradient's product with it."""
-    model, weights, grads = make(LOCKED, 64)
+    model, weights, grads = make(LOCKED)
     shard = pad(random_store(6, seed=5, vocab_size=64, longest=33), np.arange(6))
     tape = Tape()
-    tape.backward(model.loss(tape, shard, shard.n_targets), np.ones(1))
+    tape.backward(model.loss(tape, shard, shard.n_targets))
     start = weights.copy()
     for seed in range(5):
         direction = np.random.Generator(np.random.PCG64(seed)).normal(size=weights.shape)
@@ -108,7 +106,7 @@ def test_pads_change_neither_loss_nor_gradient():
         for shard in shards:
             tape = Tape()
             loss = model.loss(tape, shard, together.n_targets)
-            tape.backward(loss, np.ones(1))
+            tape.backward(loss)
             total += float(loss.data[0])
         losses.append(total)
         gradients.append(grads.copy())
@@ -117,16 +115,16 @@ def test_pads_change_neither_loss_nor_gradient():
 
 
 def test_the_attention_mask_hides_the_future_and_pads():
-    mask = attention_mask(np.array([[1, 4, 0]]), np.dtype(np.float32))
+    mask = attention_mask(np.array([[True, True, False]]), np.dtype(np.float32))
     assert mask.dtype == np.float32
     hidden = -np.inf
     assert mask[:, 0, 0].tolist() == [[0, 0, 0], [hidden, 0, 0], [hidden, hidden, hidden]]
 
 
 def test_a_fresh_model_knows_nothing():
-    model, _, _ = make(LOCKED, 64, np.float32)
+    model, _, _ = make(LOCKED, np.float32)
     store = random_store(16, seed=7, vocab_size=64, longest=33)
-    nll = token_nll(model, store, Tape(recording=False))
+    nll = token_nll(model, store)
     assert len(nll) == (store.lengths - 1).sum()
     assert abs(nll.mean() - math.log(64)) < 0.5
 
@@ -137,33 +135,35 @@ def test_token_nll_is_the_loss_whatever_the_batch_size():
     shard = pad(store, np.arange(9))
     loss = float(model.loss(Tape(), shard, shard.n_targets).data[0])
     for batch_size in (1, 4, 32):
-        nll = token_nll(model, store, Tape(recording=False), batch_size)
+        nll = token_nll(model, store, batch_size=batch_size)
         np.testing.assert_allclose(nll.mean(), loss, rtol=1e-12)
+        assert perplexity(nll) == pytest.approx(math.exp(loss))
+    assert perplexity(1000.0) == math.inf  # and no warning
 
 
 def test_dropout_drops_the_right_share_and_keeps_the_mean():
-    def keep(p, shape):
-        return Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))).keep(p, shape, np.dtype(np.float32))
+    def draw(p, shape):
+        return Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))).mask(p, shape, np.dtype(np.float32))
 
-    kept = keep(0.3, (401, 501))
-    assert set(np.unique(kept)) == {np.float32(0), np.float32(1 / 0.7)}
-    assert abs((kept == 0).mean() - 0.3) < 0.005
-    assert abs(kept.mean() - 1) < 0.005
-    assert keep(0.0, (2, 2)) is None
-    assert keep(0.5, (1,)).shape == (1,)
+    mask = draw(0.3, (401, 501))
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.7)}
+    assert abs((mask == 0).mean() - 0.3) < 0.005
+    assert abs(mask.mean() - 1) < 0.005
+    assert draw(0.0, (2, 2)) is None
+    assert draw(0.5, (1,)).shape == (1,)
 
 
 def test_dropout_drops_independently_at_every_place():
     dropout = Dropout(0, 0.2, 0.4, np.random.Generator(np.random.SFC64(1)))
-    keeps = dropout.of_blocks(2, attention=(5, 6, 7, 8), residual=(300, 8), dtype=np.dtype(np.float32))
-    assert [keep.attention.shape for keep in keeps] == [(5, 6, 7, 8)] * 2
-    residuals = [keep.after_attention for keep in keeps] + [keep.after_ffn for keep in keeps]
-    dropped = np.array([(keep == 0).ravel() for keep in residuals], dtype=float)
+    blocks = dropout.block_masks(2, attention=(5, 6, 7, 8), residual=(300, 8), dtype=np.dtype(np.float32))
+    assert [masks.attention.shape for masks in blocks] == [(5, 6, 7, 8)] * 2
+    residuals = [masks.after_attention for masks in blocks] + [masks.after_ffn for masks in blocks]
+    dropped = np.array([(mask == 0).ravel() for mask in residuals], dtype=float)
     assert np.abs(dropped.mean(axis=1) - 0.2).max() < 0.03
     correlation = np.corrcoef(dropped)
     assert np.abs(correlation - np.eye(4)).max() < 0.1
-    assert abs((keeps[0].attention == 0).mean() - 0.4) < 0.04
-    assert not np.array_equal(keeps[0].attention, keeps[1].attention)
+    assert abs((blocks[0].attention == 0).mean() - 0.4) < 0.04
+    assert not np.array_equal(blocks[0].attention, blocks[1].attention)
 
 
 def test_microshards_split_the_batch_by_length():

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from minitrain.batches import TokenStore
-from minitrain.ngram import add_alpha_nll, grams, kneser_ney_nll
-from minitrain.tokenizer import BOS, EOS
+from minitrain.dataset.stores import TokenStore
+from minitrain.dataset.tokenizer import BOS, EOS
+from minitrain.evaluation.ngram import add_alpha_nll, grams, kneser_ney_nll
 
 V = 6
 A, B = 4, 5

@@ -8,9 +8,7 @@ import sys
 
 import pytest
 
-from minitrain import numerics
-
-pytestmark = pytest.mark.usefixtures("root")
+from minitrain.base import numerics
 
 
 def start(code: str, root, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,7 +21,7 @@ def start(code: str, root, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
-FINGERPRINT = "import minitrain, json; from minitrain import numerics; print(json.dumps(numerics.fingerprint()))"
+FINGERPRINT = "import json; from minitrain.base import numerics; print(json.dumps(numerics.fingerprint()))"
 
 
 def supported() -> bool:
@@ -67,9 +65,7 @@ def test_numpy_imported_first_under_the_same_settings_is_fine(root):
 
 def test_without_the_pin_other_kernels_would_compute(root):
     """The negative control: the fingerprint does tell kernels apart."""
-    code = (
-        "import sys; sys.path.insert(0, 'minitrain'); import numerics, json; print(json.dumps(numerics.fingerprint()))"
-    )
+    code = FINGERPRINT.replace("from minitrain.base", "import sys; sys.path.append('minitrain/base');")
     result = start(code, root, OPENBLAS_CORETYPE="Sandybridge")
     assert json.loads(result.stdout) != expected()
 

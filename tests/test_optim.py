@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from conftest import TINY_TRAIN  # betas 0.9 and 0.95, eps 1e-8, decay 0.1
 
-from minitrain.minitorch.optim import AdamWState, adamw_step, clip_by_global_norm
-from minitrain.minitorch.schedule import Schedule
+from minitrain.minitorch.optim import AdamW, clip_by_global_norm, new_optimizer
+from minitrain.minitorch.schedule import Schedule, Scheduler
 
 
 def gradients(n_steps, n, dtype):
@@ -16,15 +17,14 @@ def gradients(n_steps, n, dtype):
 
 def run_adamw(dtype, n_steps=25, n=40):
     weights = np.linspace(-1, 1, n).astype(dtype)
-    decay = np.where(np.arange(n) % 2, 0.1, 0.0).astype(dtype)
-    state, scratch = AdamWState.zeros_like(weights), np.empty_like(weights)
+    optimizer = new_optimizer(TINY_TRAIN, weights, np.arange(n, dtype=dtype) % 2)
     for grads in gradients(n_steps, n, dtype):
-        adamw_step(weights, grads, state, 0.01, (0.9, 0.95), 1e-8, decay, scratch)
-    return weights, state
+        optimizer.update(weights, grads, 0.01)
+    return weights, optimizer
 
 
 def test_adamw_is_algorithm_2_of_the_paper():
-    weights, state = run_adamw(np.float64)
+    weights, optimizer = run_adamw(np.float64)
     n = len(weights)
     expected, m, v = np.linspace(-1, 1, n), np.zeros(n), np.zeros(n)
     decay = np.where(np.arange(n) % 2, 0.1, 0.0)
@@ -34,23 +34,23 @@ def test_adamw_is_algorithm_2_of_the_paper():
         m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
         expected = expected - 0.01 * (m_hat / (np.sqrt(v_hat) + 1e-8) + decay * expected)
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
-    np.testing.assert_allclose(state.m, m, rtol=1e-12)
-    np.testing.assert_allclose(state.v, v, rtol=1e-12)
-    assert state.t == 25
+    np.testing.assert_allclose(optimizer.m, m, rtol=1e-12)
+    np.testing.assert_allclose(optimizer.v, v, rtol=1e-12)
+    assert optimizer.t == 25
 
 
 def test_two_runs_are_equal_in_bits_and_stay_in_float32():
-    (first, _), (second, state) = run_adamw(np.float32), run_adamw(np.float32)
+    (first, _), (second, optimizer) = run_adamw(np.float32), run_adamw(np.float32)
     assert first.tobytes() == second.tobytes()
-    assert first.dtype == state.m.dtype == state.v.dtype == np.float32
+    assert first.dtype == optimizer.m.dtype == optimizer.v.dtype == np.float32
 
 
 def test_adamw_converges():
     target = np.linspace(-2, 2, 10)
     weights = np.zeros(10)
-    state, scratch = AdamWState.zeros_like(weights), np.empty(10)
+    optimizer = AdamW(np.zeros(10), np.zeros(10), 0, TINY_TRAIN, np.zeros(10))
     for _ in range(800):
-        adamw_step(weights, 2 * (weights - target), state, 0.02, (0.9, 0.95), 1e-8, np.zeros(10), scratch)
+        optimizer.update(weights, 2 * (weights - target), 0.02)
     np.testing.assert_allclose(weights, target, atol=1e-3)
 
 
@@ -80,3 +80,11 @@ def test_schedule_without_warmup_or_shorter_than_it():
     assert Schedule(1.0, 0.1, 0, 10).lr_at(0) == 1.0
     assert math.isclose(Schedule(1.0, 0.1, 100, 10).lr_at(5), 0.06)
     assert Schedule(1.0, 0.1, 10, 10).lr_at(10) == 1.0
+
+
+def test_the_scheduler_gives_the_rate_of_its_step_in_float32():
+    shape = Schedule(3e-3, 3e-4, 100, 2000)
+    scheduler = Scheduler(0, shape)
+    for scheduler.step in (0, 7, 1234):
+        exact = shape.lr_at(scheduler.step)
+        assert scheduler.lr() == float(np.float32(exact)) != exact

@@ -8,8 +8,8 @@ from unittest import mock
 
 import pytest
 
-from minitrain import files
-from minitrain.errors import UserError
+from minitrain.base import files
+from minitrain.base.errors import UserError
 from proofs import cpus, damage, faults, kills, lock
 
 
@@ -42,7 +42,7 @@ def test_a_read_only_folder_is_one_clear_error(tmp_path):
     assert faults.read_only_folder(tmp_path) == "clear error, and with access again the same bytes"
 
 
-def test_a_stray_of_a_killed_process_is_removed_by_the_next_write(tmp_path):
+def test_an_unfinished_file_of_a_killed_process_is_removed_by_the_next_write(tmp_path):
     (tmp_path / ".file.999999999.tmp").write_bytes(b"half")
     (tmp_path / f".file.{os.getppid()}.tmp").write_bytes(b"of a process that runs")
     files.write_bytes(tmp_path / "file", b"whole")

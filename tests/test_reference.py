@@ -10,16 +10,17 @@ import math
 
 import numpy as np
 import pytest
-from conftest import TINY_MODEL, TINY_TRAIN, TINY_VOCAB
+from conftest import TINY_MODEL, TINY_TRAIN
 
-from minitrain.batches import batch_ids, pad
-from minitrain.loop import initial_state, train
+from minitrain.dataset.batches import DataIterator, pad
+from minitrain.loop import train
 from minitrain.minitorch.schedule import Schedule
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT, initial_weights
-from minitrain.params import ModelParams
+from minitrain.params import ModelConfig
+from minitrain.training.state import initial_state
 
-LOCKED = ModelParams(d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
+LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
 
 
 def layer_norm(x, weight, bias):
@@ -67,20 +68,19 @@ def reference_logits(p, config, tokens):
     return np.array([p["embed.weight"] @ layer_norm(x, p["ln_final.weight"], p["ln_final.bias"]) for x in stream])
 
 
-@pytest.mark.parametrize(("config", "vocab_size"), [(TINY_MODEL, TINY_VOCAB), (LOCKED, 64)])
-def test_the_model_is_the_reference(config, vocab_size):
-    model = MiniGPT(config, vocab_size)
+@pytest.mark.parametrize("config", [TINY_MODEL, LOCKED], ids=["tiny", "locked"])
+def test_the_model_is_the_reference(config):
     rng = np.random.Generator(np.random.PCG64(5))
-    weights = initial_weights(model, rng).astype(np.float64)
+    weights = initial_weights(MiniGPT(config), rng).astype(np.float64)
     weights += 0.3 * rng.normal(size=weights.shape)  # gains and biases away from 1 and 0, scores away from 0
-    model.bind(weights, np.zeros_like(weights))
-    tokens = np.array([1, *rng.integers(4, vocab_size, size=config.context - 1)])
+    model = MiniGPT.with_weights(config, weights)
+    tokens = np.array([1, *rng.integers(4, config.vocab_size, size=config.context - 1)])
     got = model.logits(Tape(recording=False), tokens[None])
     np.testing.assert_allclose(got, reference_logits(model.views(weights), config, tokens), rtol=1e-9, atol=1e-9)
 
 
 def test_initial_weights_have_the_documented_sizes():
-    model = MiniGPT(LOCKED, 64)
+    model = MiniGPT(LOCKED)
     views = model.views(initial_weights(model, np.random.Generator(np.random.PCG64(0))))
     expected = {"embed.weight": 0.02}
     for i in range(2):
@@ -98,46 +98,51 @@ def test_initial_weights_have_the_documented_sizes():
 NO_DROPOUT = dataclasses.replace(TINY_TRAIN, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
 
 
-def reference_run(params, train_set, val_set):
+def reference_run(config, train_set, val_set):
     """The run as the documentation tells it: one batch, no microshards, float64 throughout."""
-    model = MiniGPT(TINY_MODEL, TINY_VOCAB)
-    weights = initial_state(TINY_MODEL, params, TINY_VOCAB).weights.astype(np.float64)
-    grads, names = np.zeros_like(weights), model.views(weights)
-    model.bind(weights, grads)
-    decays = np.concatenate([np.full(view.size, params.weight_decay * (view.ndim == 2)) for view in names.values()])
+    weights = initial_state(TINY_MODEL, config).model.weights.astype(np.float64)
+    grads = np.zeros_like(weights)
+    model = MiniGPT.with_weights(TINY_MODEL, weights, grads)
+    parts = model.views(weights).values()
+    decays = np.concatenate([np.full(part.size, config.weight_decay * (part.ndim == 2)) for part in parts])
     m, v, ema = np.zeros_like(weights), np.zeros_like(weights), weights.copy()
-    schedule = Schedule(params.lr, params.lr_final, params.warmup_steps, params.steps)
-    epoch = position = 0
+    schedule = Schedule(config.lr, config.lr_final, config.warmup_steps, config.steps)
+    data = DataIterator(config.seed)
     log, evaluations = [], []
-    for step in range(params.steps + 1):
-        if step % params.eval_every == 0 or step == params.steps:
-            averaged, total, n = MiniGPT(TINY_MODEL, TINY_VOCAB), 0.0, 0
-            averaged.bind(ema, np.zeros_like(ema))
+    for step in range(config.steps + 1):
+        if step % config.eval_every == 0 or step == config.steps:
+            averaged, total, n = MiniGPT.with_weights(TINY_MODEL, ema), 0.0, 0
             for i in range(len(val_set)):
                 sequence = val_set.tokens[val_set.offsets[i] : val_set.offsets[i + 1]].astype(int)
                 logits = averaged.logits(Tape(recording=False), sequence[None, :-1])
                 total += sum(math.log(np.exp(row).sum()) - row[t] for row, t in zip(logits, sequence[1:], strict=True))
                 n += len(sequence) - 1
             evaluations.append((step, total / n, ema.copy()))
-        if step == params.steps:
+        if step == config.steps:
             break
-        ids, epoch, position = batch_ids(len(train_set), params.seed, epoch, position, params.batch_size)
-        shard = pad(train_set, ids)
+        shard = pad(train_set, data.next_ids(len(train_set), config.batch_size))
         grads[:] = 0
         tape = Tape()
         loss = model.loss(tape, shard, int(shard.loss_mask.sum()))
-        tape.backward(loss, np.ones(1))
+        tape.backward(loss)
         norm = float(np.linalg.norm(grads))
-        g = grads * min(1.0, params.clip_norm / norm)
+        g = grads * min(1.0, config.clip_norm / norm)
         lr, t = schedule.lr_at(step), step + 1
-        m = params.beta1 * m + (1 - params.beta1) * g
-        v = params.beta2 * v + (1 - params.beta2) * g**2
-        update = m / (1 - params.beta1**t) / (np.sqrt(v / (1 - params.beta2**t)) + params.eps)
+        m = config.beta1 * m + (1 - config.beta1) * g
+        v = config.beta2 * v + (1 - config.beta2) * g**2
+        update = m / (1 - config.beta1**t) / (np.sqrt(v / (1 - config.beta2**t)) + config.eps)
         weights -= lr * (update + decays * weights)
-        share = min(params.ema_decay, (1 + step) / (10 + step))
+        share = min(config.ema_decay, (1 + step) / (10 + step))
         ema = share * ema + (1 - share) * weights
         log.append((float(loss.data[0]), lr, norm))
     return weights, ema, log, evaluations
+
+
+def final_state(config, train_set, val_set):
+    state = initial_state(TINY_MODEL, config)
+    for _ in train(state, train_set, val_set, TINY_MODEL, config):
+        pass
+    return state
 
 
 # Each with other values, so that no two settings can be mistaken for each other.
@@ -156,18 +161,16 @@ RULES = {
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_run_is_the_reference(name, train_set, val_set):
-    params = dataclasses.replace(NO_DROPOUT, **RULES[name])
-    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
-    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
-        pass
-    weights, ema, log, evaluations = reference_run(params, train_set, val_set)
-    np.testing.assert_allclose(state.weights, weights, atol=2e-4)
-    np.testing.assert_allclose(state.ema, ema, atol=2e-4)
-    np.testing.assert_allclose(state.log, log, rtol=2e-3)
-    np.testing.assert_allclose(state.evaluations, [(step, loss) for step, loss, _ in evaluations], rtol=2e-4)
+    config = dataclasses.replace(NO_DROPOUT, **RULES[name])
+    state = final_state(config, train_set, val_set)
+    weights, ema, log, evaluations = reference_run(config, train_set, val_set)
+    np.testing.assert_allclose(state.model.weights, weights, atol=2e-4)
+    np.testing.assert_allclose(state.model.ema, ema, atol=2e-4)
+    np.testing.assert_allclose(state.log.steps, log, rtol=2e-3)
+    np.testing.assert_allclose(state.log.evaluations, [(step, loss) for step, loss, _ in evaluations], rtol=2e-4)
     _, best_loss, best = min(evaluations, key=lambda evaluation: evaluation[1])
-    assert state.best_loss == pytest.approx(best_loss, rel=2e-4)
-    np.testing.assert_allclose(state.best_weights, best, atol=2e-4)
+    assert state.best.loss == pytest.approx(best_loss, rel=2e-4)
+    np.testing.assert_allclose(state.best.weights, best, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in ("as configured", "one microshard")])
@@ -181,11 +184,9 @@ def test_the_reference_tells_the_rules_apart(name, train_set, val_set):
 @pytest.mark.parametrize("place", ["residual_dropout", "attention_dropout"])
 def test_branch_dropout_drops_at_its_own_place(place, train_set, val_set):
     """With p close to 1 the branch, or the attention, is nearly gone after one step's gradient, and nothing else is."""
-    params = dataclasses.replace(NO_DROPOUT, steps=1, **{place: 0.999})
-    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
-    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
-        pass
-    moments = MiniGPT(TINY_MODEL, TINY_VOCAB).views(state.adamw.m)
+    config = dataclasses.replace(NO_DROPOUT, steps=1, **{place: 0.999})
+    state = final_state(config, train_set, val_set)
+    moments = MiniGPT(TINY_MODEL).views(state.optimizer.m)
     size = {name: float(np.abs(m).max()) for name, m in moments.items()}
     attention = max(value for name, value in size.items() if ".attn." in name)
     feed_forward = max(value for name, value in size.items() if ".ffn." in name)
@@ -194,10 +195,10 @@ def test_branch_dropout_drops_at_its_own_place(place, train_set, val_set):
 
 
 def test_embedding_dropout_drops_in_training_and_never_in_evaluation(train_set, val_set):
-    params = dataclasses.replace(NO_DROPOUT, steps=1, embed_dropout=0.5)
-    state = initial_state(TINY_MODEL, params, TINY_VOCAB)
-    for _ in train(state, train_set, val_set, TINY_MODEL, params, TINY_VOCAB):
-        pass
+    config = dataclasses.replace(NO_DROPOUT, steps=1, embed_dropout=0.5)
+    state = final_state(config, train_set, val_set)
     _, _, log, evaluations = reference_run(dataclasses.replace(NO_DROPOUT, steps=1), train_set, val_set)
-    assert state.log[0][2] != pytest.approx(log[0][2], rel=1e-2)  # grad_norm: the loss of a fresh model is ln V anyway
-    assert state.evaluations[0][1] == pytest.approx(evaluations[0][1], rel=1e-5)
+    assert state.log.steps[0][2] != pytest.approx(
+        log[0][2], rel=1e-2
+    )  # grad_norm: the loss of a fresh model is ln V anyway
+    assert state.log.evaluations[0][1] == pytest.approx(evaluations[0][1], rel=1e-5)

@@ -1,33 +1,41 @@
 """The split: how much is held out, of what, and what must stay in train."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 
-from minitrain import corpus
-from minitrain.errors import UserError
-from minitrain.split import SPLIT_BY, split_cells
+from minitrain.base.errors import UserError
+from minitrain.corpus.shards import read_corpus
+from minitrain.dataset.split import split_cells
+from minitrain.params import SplitConfig
+
+SPLIT_BY = ("cell", "verb_tense", "verb")
+
+
+def split(rows, by, seed, fraction=0.15):
+    return split_cells(rows, SplitConfig(by=by, seed=seed, val_fraction=fraction, test_fraction=fraction))
 
 
 @pytest.fixture(scope="module")
 def rows(root):
-    return corpus.read_corpus(root / "data/shards", root / "data/MANIFEST.json").examples
+    return list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values())
 
 
 @pytest.mark.parametrize("by", SPLIT_BY)
 @pytest.mark.parametrize("seed", range(18, 28))
 def test_fifteen_percent_of_the_finite_cells_each(rows, by, seed):
-    assert Counter(split_cells(rows, by, seed, 0.15, 0.15).values()) == {"train": 230, "val": 45, "test": 45}
+    assert Counter(split(rows, by, seed).values()) == {"train": 230, "val": 45, "test": 45}
 
 
 @pytest.mark.parametrize("seed", range(18, 28))
 def test_held_out_cells_are_stratified_and_leave_a_person_in_train(rows, seed):
-    split_of = split_cells(rows, "cell", seed, 0.15, 0.15)
-    for split in ("val", "test"):
-        assert Counter(row.tense for row in rows if split_of[row.cell] == split) == dict.fromkeys(
+    split_of = split(rows, "cell", seed)
+    for name in ("val", "test"):
+        assert Counter(row.tense for row in rows if split_of[row.cell] == name) == dict.fromkeys(
             ("present_simple", "past_simple", "past_participle", "future_will", "future_going_to"), 9
         )
-        irregular = sum(split_of[row.cell] == split and row.english_regularity == "irregular" for row in rows)
+        irregular = sum(split_of[row.cell] == name and row.english_regularity == "irregular" for row in rows)
         assert irregular == 20
     kept = {(row.verb_lemma, row.tense) for row in rows if split_of[row.cell] == "train"}
     assert kept == {(row.verb_lemma, row.tense) for row in rows}
@@ -35,7 +43,7 @@ def test_held_out_cells_are_stratified_and_leave_a_person_in_train(rows, seed):
 
 @pytest.mark.parametrize("by", ["verb_tense", "verb"])
 def test_larger_groups_stay_together(rows, by):
-    split_of = split_cells(rows, by, 18, 0.15, 0.15)
+    split_of = split(rows, by, 18)
     groups = defaultdict(set)
     for row in rows:
         if row.tense != "infinitive":
@@ -44,21 +52,21 @@ def test_larger_groups_stay_together(rows, by):
 
 
 def test_the_split_depends_on_the_seed_and_not_on_the_order(rows):
-    first = split_cells(rows, "cell", 18, 0.15, 0.15)
-    assert split_cells(rows[::-1], "cell", 18, 0.15, 0.15) == first
-    assert split_cells(rows, "cell", 19, 0.15, 0.15) != first
+    first = split(rows, "cell", 18)
+    assert split(rows[::-1], "cell", 18) == first
+    assert split(rows, "cell", 19) != first
     # Not even where the rows of a verb disagree on what the split is stratified by.
-    mixed = [row._replace(english_regularity="irregular") if row.person == "2sg" else row for row in rows]
+    mixed = [replace(row, english_regularity="irregular") if row.person == "2sg" else row for row in rows]
     for by in ("verb_tense", "verb"):
-        assert split_cells(mixed[::-1], by, 18, 0.15, 0.15) == split_cells(mixed, by, 18, 0.15, 0.15)
+        assert split(mixed[::-1], by, 18) == split(mixed, by, 18)
 
 
 def test_infinitives_always_train(rows):
     for by in SPLIT_BY:
-        split_of = split_cells(rows, by, 18, 0.15, 0.15)
+        split_of = split(rows, by, 18)
         assert {split_of[row.cell] for row in rows if row.tense == "infinitive"} == {"train"}
 
 
 def test_too_small_a_corpus_is_refused(rows):
     with pytest.raises(UserError, match="no cell falls into val"):
-        split_cells([row for row in rows if row.verb_lemma == "go"][:4], "cell", 18, 0.01, 0.01)
+        split([row for row in rows if row.verb_lemma == "go"][:4], "cell", 18, 0.01)

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 
 from benchmarks.workload import Contender, Work
-from minitrain.loop import average_decay
+from minitrain.dataset.tokenizer import PAD
 from minitrain.model import ROPE_BASE
-from minitrain.tokenizer import PAD
+from minitrain.training.state import average_decay
 
 Weights = dict[str, Any]
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F  # noqa: N812 (everybody's name for it)
 from torch import Tensor, nn
 
 from benchmarks.workload import Contender, Work
-from minitrain.loop import average_decay
+from minitrain.dataset.tokenizer import PAD
 from minitrain.minitorch.schedule import Schedule
 from minitrain.model import ROPE_BASE
-from minitrain.tokenizer import PAD
+from minitrain.training.state import average_decay
 
 
 class Block(nn.Module):  # type: ignore[misc]  # torch is not there when this is checked
@@ -33,7 +33,7 @@ class GPT(nn.Module):  # type: ignore[misc]
         super().__init__()
         config = work.model
         C, self.H, self.p = config.d_model, config.n_heads, work.train
-        self.embed = nn.Embedding(work.vocab_size, C)
+        self.embed = nn.Embedding(config.vocab_size, C)
         self.blocks = nn.ModuleList(Block(C, config.d_ff) for _ in range(config.n_layers))
         self.ln_final = nn.LayerNorm(C)
         D = C // self.H

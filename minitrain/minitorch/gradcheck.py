@@ -8,6 +8,18 @@ import numpy as np
 from minitrain.minitorch.tape import Op, Tape, Tensor
 
 
+def _weighted_sum_forward(x: np.ndarray, weighting: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray]]:
+    """The sum of all numbers, each with its own weight: shape ()."""
+    return np.asarray(np.sum(x * weighting)), (weighting,)
+
+
+def _weighted_sum_backward(dout: np.ndarray, weighting: np.ndarray) -> tuple[np.ndarray]:
+    return (dout * weighting,)
+
+
+_weighted_sum = Op(_weighted_sum_forward, _weighted_sum_backward)
+
+
 def gradcheck(op: Op, inputs: Sequence[np.ndarray], settings: dict[str, Any], eps: float = 1e-6) -> float:
     """The largest relative error of any gradient of ``op`` at ``inputs`` (float64).
 
@@ -15,22 +27,18 @@ def gradcheck(op: Op, inputs: Sequence[np.ndarray], settings: dict[str, Any], ep
     error of an input is max|analytic - numeric| / max|numeric|. Raises AssertionError, naming the
     stage, when a shape or dtype is wrong or an input was changed.
     """
-    weighting: np.ndarray | None = None
 
-    def run(arrays: Sequence[np.ndarray]) -> tuple[Tape, list[Tensor], Tensor, float]:
-        nonlocal weighting
+    def run() -> tuple[Tape, list[Tensor], Tensor]:
         tape = Tape()
-        tensors = [Tensor(array) for array in arrays]
+        tensors = [Tensor(array) for array in inputs]
         output = op(tape, *tensors, **settings)
-        if weighting is None:
-            weighting = np.random.Generator(np.random.PCG64(0)).normal(size=output.data.shape)
-        return tape, tensors, output, float(np.sum(output.data * weighting))
+        assert output.data.dtype == np.float64, f"{op.name}: forward: expected float64, got {output.data.dtype}"
+        weighting = np.random.Generator(np.random.PCG64(0)).normal(size=output.data.shape)
+        return tape, tensors, _weighted_sum(tape, output, weighting=weighting)
 
     before = [array.copy() for array in inputs]
-    tape, tensors, output, _ = run(inputs)
-    assert weighting is not None
-    assert output.data.dtype == np.float64, f"{op.name}: forward: expected float64, got {output.data.dtype}"
-    tape.backward(output, weighting)
+    tape, tensors, loss = run()
+    tape.backward(loss)
     worst = 0.0
     for index, (array, tensor) in enumerate(zip(inputs, tensors, strict=True)):
         where = f"{op.name}: gradient of input {index}"
@@ -38,7 +46,7 @@ def gradcheck(op: Op, inputs: Sequence[np.ndarray], settings: dict[str, Any], ep
         assert tensor.grad is not None, f"{where}: missing"
         assert tensor.grad.shape == array.shape, f"{where}: expected shape {array.shape}, got {tensor.grad.shape}"
         assert tensor.grad.dtype == np.float64, f"{where}: expected float64, got {tensor.grad.dtype}"
-        numeric = numeric_gradient(lambda: run(inputs)[3], array, eps)
+        numeric = numeric_gradient(lambda: float(run()[2].data), array, eps)
         worst = max(worst, relative_error(tensor.grad, numeric))
     return worst
 

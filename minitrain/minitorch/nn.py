@@ -1,6 +1,6 @@
 """Modules: a tree that names parameters, all of them views into one flat vector.
 
-Because the parameters of a model lie in one vector, and their gradients in another, the optimiser,
+Because the parameters of a model are stored in one vector, and their gradients in another, the optimizer,
 clipping, averaging and checkpoints are a few lines over whole vectors.
 """
 
@@ -39,17 +39,16 @@ class Module:
         """How many numbers the parameters hold together."""
         return sum(parameter.size for _, parameter in self.named_parameters())
 
-    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
+    def bind(self, weights: np.ndarray, grads: np.ndarray | None) -> None:
         """Make every parameter a view into ``weights`` and its gradient one into ``grads``, both flat and
-        ``size`` long.
+        ``size`` long. A model that only evaluates needs no ``grads``.
         """
         start = 0
         for _, child in self.children():
-            child.bind(weights[start : start + child.size], grads[start : start + child.size])
+            part = slice(start, start + child.size)
+            child.bind(weights[part], None if grads is None else grads[part])
             start += child.size
-        assert start == len(weights) == len(grads), (
-            f"expected vectors of {start} numbers, got {len(weights)} and {len(grads)}"
-        )
+        assert start == len(weights), f"expected a vector of {start} numbers, got {len(weights)}"
 
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Any vector that is laid out like the parameters, as views by name in the parameters' shapes."""

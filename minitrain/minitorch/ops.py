@@ -1,18 +1,19 @@
-"""The operations of a GPT with their gradients, fused to the size of a layer part.
+"""The operations of a GPT on rows, with their gradients, fused to the size of a layer part.
 
-Each is a pair of functions (see ``tape.Op``), joined in the table ``OPS`` at the end; a gradient check
-in float64 runs over the whole table. Shapes: B sequences of T positions, of which N <= B*T are not
-padding; C channels, H heads of D = C/H channels, V tokens. Names in front of a gradient follow one
-rule: ``dx`` is the gradient of the loss with respect to ``x``.
+``sequence_ops`` has those over the positions of a sequence: padding, rotary embedding, attention.
+
+Each is a pair of functions (see ``tape.Op``); a gradient check in float64 runs over all of them. Shapes:
+B sequences of T positions, of which N <= B*T are not padding; C channels, H heads of D = C/H channels,
+V tokens. Names in front of a gradient follow one rule: ``dx`` is the gradient of the loss with respect to ``x``.
 
 Three habits make them fast. What an operation has made itself, it changes in place: memory that was
 just written is in the cache. NumPy reduces a short last axis slowly: sums over it are matrix-vector
-products, and a softmax lies with the axis to reduce in front. And what forward has computed is saved
+products, and a softmax has the axis to reduce in front. And what forward has computed is saved
 for backward instead of computed again.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,9 @@ def embedding_backward(dout: np.ndarray, tokens: np.ndarray, vocab_size: int) ->
     return (one_hot @ dout,)
 
 
+embedding = Op(embedding_forward, embedding_backward)
+
+
 # --- linear: x @ weight.T + bias -------------------------------------------------------------------
 
 
@@ -67,6 +71,9 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = 
 def linear_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, has_bias: bool) -> tuple[np.ndarray, ...]:
     dx, dweight = dout @ weight, dout.T @ x
     return (dx, dweight, _column_sums(dout)) if has_bias else (dx, dweight)
+
+
+linear = Op(linear_forward, linear_backward)
 
 
 # --- layer norm (Ba et al. 2016) -------------------------------------------------------------------
@@ -98,6 +105,9 @@ def layer_norm_backward(
     return dx, dweight, dbias
 
 
+layer_norm = Op(layer_norm_forward, layer_norm_backward)
+
+
 # --- GELU, tanh form (Hendrycks & Gimpel 2016) -----------------------------------------------------
 
 
@@ -125,165 +135,38 @@ def gelu_backward(dout: np.ndarray, x: np.ndarray, square: np.ndarray, s: np.nda
     return (dx,)
 
 
-# --- padding ---------------------------------------------------------------------------------------
-
-
-class Padding(NamedTuple):
-    """How N rows, one sequence after the other, lie in a rectangle of B sequences of T positions.
-
-    All operations but attention work on the N rows, so that no time goes into padding.
-    """
-
-    shape: tuple[int, int]  # (B, T)
-    real: np.ndarray  # (N,) where in the B*T positions each row lies
-    pads: np.ndarray  # (B*T - N,) the positions that remain
-
-    @classmethod
-    def of(cls, real: np.ndarray) -> "Padding":
-        """From a mask (B, T), False at pads."""
-        B, T = real.shape
-        return cls((B, T), np.flatnonzero(real), np.flatnonzero(~real))
-
-    def add(self, x: np.ndarray) -> np.ndarray:
-        """(N, C) -> (B, T, C), zero at pads."""
-        B, T = self.shape
-        out = np.empty((B * T, x.shape[1]), x.dtype)
-        out[self.real] = x
-        out[self.pads] = 0
-        return out.reshape(B, T, -1)
-
-    def remove(self, x: np.ndarray) -> np.ndarray:
-        """(B, T, C) -> (N, C)."""
-        B, T = self.shape
-        rows: np.ndarray = x.reshape(B * T, -1)[self.real]
-        return rows
-
-
-def add_padding_forward(x: np.ndarray, padding: Padding) -> Result:
-    """(N, C) -> (B, T, C), zero at pads."""
-    return padding.add(x), (padding,)
-
-
-def add_padding_backward(dout: np.ndarray, padding: Padding) -> tuple[np.ndarray]:
-    return (padding.remove(dout),)
-
-
-def remove_padding_forward(x: np.ndarray, padding: Padding) -> Result:
-    """(B, T, C) -> (N, C)."""
-    return padding.remove(x), (padding,)
-
-
-def remove_padding_backward(dout: np.ndarray, padding: Padding) -> tuple[np.ndarray]:
-    return (padding.add(dout),)
-
-
-# --- rotary position embedding (Su et al. 2021) ----------------------------------------------------
-
-
-def rope_rotations(
-    n_positions: int, n_heads: int, head_size: int, base: float, dtype: np.typing.DTypeLike
-) -> np.ndarray:
-    """exp(i * t * base^(-2j/D)) for position t and pair j of every head, for q and then for k: complex (T, C) of the
-    precision of ``dtype``. Those for q are divided by sqrt(D), which attention then need not do with every score.
-    """
-    angles = np.arange(n_positions)[:, None] * base ** (-np.arange(0, head_size, 2) / head_size)  # (T, D/2)
-    of_a_head = np.cos(angles) + 1j * np.sin(angles)
-    of_k = np.tile(of_a_head, n_heads)
-    return np.hstack([of_k / math.sqrt(head_size), of_k]).astype(np.result_type(dtype, np.complex64))
-
-
-def rope_forward(qkv: np.ndarray, rotations: np.ndarray) -> Result:
-    """(B, T, 3C): each consecutive pair of q and k, read as a complex number, times its rotation."""
-    return _rotate(qkv, rotations), (rotations,)
-
-
-def rope_backward(dout: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray]:
-    return (_rotate(dout, rotations.conj()),)  # the transpose of a turn turns back
-
-
-def _rotate(qkv: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    out = np.empty_like(qkv)
-    T, n_pairs = qkv.shape[1], rotations.shape[1]
-    pairs, out_pairs = qkv.view(rotations.dtype), out.view(rotations.dtype)  # (B, T, 3C/2)
-    np.multiply(pairs[:, :, :n_pairs], rotations[:T], out=out_pairs[:, :, :n_pairs])
-    out_pairs[:, :, n_pairs:] = pairs[:, :, n_pairs:]  # v has no position
-    return out
-
-
-# --- causal self-attention (Vaswani et al. 2017) ---------------------------------------------------
-
-
-def attention_forward(qkv: np.ndarray, mask: np.ndarray, n_heads: int, keep: np.ndarray | None = None) -> Result:
-    """(B, T, 3C) -> (B, T, C): softmax(q k + mask) v, a head at a time; q is divided by sqrt(D) already.
-
-    Scores lie (key, B, H, query), so that the softmax reduces over the first axis, in whole rows of
-    B*H*T numbers. ``mask`` is added: 0, or -inf where a query must not see a key; broadcastable to that
-    shape. ``keep`` multiplies the probabilities (dropout), same shape.
-    """
-    B, T, _ = qkv.shape
-    heads = qkv.reshape(B, T, 3, n_heads, -1)
-    q, k, v = (heads[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # each (B, H, T, D), not copied
-    probs = np.empty((T, B, n_heads, T), qkv.dtype)
-    np.matmul(k, q.swapaxes(2, 3), out=probs.transpose(1, 2, 0, 3))
-    probs += mask
-    probs -= probs.max(axis=0)
-    np.exp(probs, out=probs)
-    probs /= probs.sum(axis=0)
-    dropped = probs if keep is None else probs * keep
-    out = np.empty((B, T, *heads.shape[3:]), qkv.dtype)
-    np.matmul(dropped.transpose(1, 2, 3, 0), v, out=out.transpose(0, 2, 1, 3))
-    return out.reshape(B, T, -1), (q, k, v, probs, dropped, keep)
-
-
-def attention_backward(
-    dout: np.ndarray,
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    probs: np.ndarray,
-    dropped: np.ndarray,
-    keep: np.ndarray | None,
-) -> tuple[np.ndarray]:
-    B, H, T, D = q.shape
-    dqkv = np.empty((B, T, 3, H, D), dout.dtype)
-    dq, dk, dv = (dqkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-    dout = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
-    np.matmul(dropped.transpose(1, 2, 0, 3), dout, out=dv)
-    dscores = np.empty_like(probs)  # (key, B, H, query)
-    np.matmul(v, dout.swapaxes(2, 3), out=dscores.transpose(1, 2, 0, 3))
-    if keep is not None:
-        dscores *= keep
-    # Softmax: dscores = probs * (dprobs - sum over keys of dprobs * probs).
-    dscores -= (dscores * probs).sum(axis=0)
-    dscores *= probs
-    np.matmul(dscores.transpose(1, 2, 3, 0), k, out=dq)
-    np.matmul(dscores.transpose(1, 2, 0, 3), q, out=dk)
-    return (dqkv.reshape(B, T, -1),)
+gelu = Op(gelu_forward, gelu_backward)
 
 
 # --- dropout and residual --------------------------------------------------------------------------
 
 
-def dropout_forward(x: np.ndarray, keep: np.ndarray) -> Result:
-    """x * keep, where ``keep`` is 0 or 1 / (1 - p) (Srivastava et al. 2014); the caller draws it."""
-    return x * keep, (keep,)
+def dropout_forward(x: np.ndarray, dropout_mask: np.ndarray) -> Result:
+    """x * dropout_mask, where ``dropout_mask`` is 0 or 1 / (1 - p) (Srivastava et al. 2014); the caller draws it."""
+    return x * dropout_mask, (dropout_mask,)
 
 
-def dropout_backward(dout: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray]:
-    return (dout * keep,)
+def dropout_backward(dout: np.ndarray, dropout_mask: np.ndarray) -> tuple[np.ndarray]:
+    return (dout * dropout_mask,)
 
 
-def residual_forward(x: np.ndarray, branch: np.ndarray, keep: np.ndarray | None = None) -> Result:
-    """x + branch * keep: the residual stream takes up a branch, with dropout on the branch."""
-    if keep is None:
+dropout = Op(dropout_forward, dropout_backward)
+
+
+def residual_forward(x: np.ndarray, branch: np.ndarray, dropout_mask: np.ndarray | None = None) -> Result:
+    """x + branch * dropout_mask: the residual stream takes up a branch, with dropout on the branch."""
+    if dropout_mask is None:
         return x + branch, (None,)
-    out = branch * keep
+    out = branch * dropout_mask
     out += x
-    return out, (keep,)
+    return out, (dropout_mask,)
 
 
-def residual_backward(dout: np.ndarray, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    return dout, dout if keep is None else dout * keep
+def residual_backward(dout: np.ndarray, dropout_mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    return dout, dout if dropout_mask is None else dout * dropout_mask
+
+
+residual = Op(residual_forward, residual_backward)
 
 
 # --- cross entropy over a tied head ------------------------------------------------------------------
@@ -293,7 +176,7 @@ def tied_cross_entropy_forward(hidden: np.ndarray, weight: np.ndarray, targets: 
     """Sum of -log softmax(weight @ hidden)[target] over the rows, divided by ``n_targets``: shape (1,).
 
     (N, C), embedding (V, C), targets (N,). ``n_targets`` counts the targets of the whole batch, of which
-    these rows may be one microshard. Logits lie (V, N), for the same reason as the scores of attention.
+    these rows may be one microshard. Logits are (V, N), for the same reason as the scores of attention.
     """
     rows = np.arange(len(hidden))
     probs = weight @ hidden.T
@@ -320,33 +203,4 @@ def tied_cross_entropy_backward(
     return dlogits.T @ weight, dlogits @ hidden
 
 
-# --- the table ---------------------------------------------------------------------------------------
-
-embedding = Op("embedding", embedding_forward, embedding_backward)
-linear = Op("linear", linear_forward, linear_backward)
-layer_norm = Op("layer_norm", layer_norm_forward, layer_norm_backward)
-gelu = Op("gelu", gelu_forward, gelu_backward)
-add_padding = Op("add_padding", add_padding_forward, add_padding_backward)
-remove_padding = Op("remove_padding", remove_padding_forward, remove_padding_backward)
-rope = Op("rope", rope_forward, rope_backward)
-attention = Op("attention", attention_forward, attention_backward)
-dropout = Op("dropout", dropout_forward, dropout_backward)
-residual = Op("residual", residual_forward, residual_backward)
-tied_cross_entropy = Op("tied_cross_entropy", tied_cross_entropy_forward, tied_cross_entropy_backward)
-
-OPS = {
-    op.name: op
-    for op in (
-        embedding,
-        linear,
-        layer_norm,
-        gelu,
-        add_padding,
-        remove_padding,
-        rope,
-        attention,
-        dropout,
-        residual,
-        tied_cross_entropy,
-    )
-}
+tied_cross_entropy = Op(tied_cross_entropy_forward, tied_cross_entropy_backward)

@@ -1,25 +1,13 @@
-"""AdamW and gradient clipping over flat vectors."""
+"""The optimizer and gradient clipping, over flat vectors. An optimizer is a dataclass whose fields are its state."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
+from typing import Any
 
 import numpy as np
 
 
-@dataclass
-class AdamWState:
-    """First and second moment of each gradient (flat), and the number of steps taken."""
-
-    m: np.ndarray
-    v: np.ndarray
-    t: int
-
-    @classmethod
-    def zeros_like(cls, weights: np.ndarray) -> "AdamWState":
-        """The state before the first step."""
-        return cls(np.zeros_like(weights), np.zeros_like(weights), 0)
-
-
+@np.errstate(over="ignore", invalid="ignore")
 def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
     """Scale ``grads`` down, in place, to a Euclidean norm of at most ``max_norm``; returns the norm before."""
     norm = float(np.sqrt(np.dot(grads, grads)))
@@ -28,35 +16,46 @@ def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
     return norm
 
 
-def adamw_step(
-    weights: np.ndarray,
-    grads: np.ndarray,
-    state: AdamWState,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    decay: np.ndarray,
-    scratch: np.ndarray,
-) -> None:
-    """One step of AdamW (Loshchilov & Hutter 2019, algorithm 2), in place on ``weights`` and ``state``.
+@dataclass
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
 
-    ``decay`` is the weight decay of each number: a flat vector like the others, 0 where nothing decays.
-    ``scratch`` is another such vector, whose content is lost.
+    m: np.ndarray  # first moment of each gradient, flat
+    v: np.ndarray  # second moment
+    t: int  # steps taken
+    config: InitVar[Any]  # with beta1, beta2 and eps
+    decay: InitVar[np.ndarray]  # weight decay of each number, flat
+
+    def __post_init__(self, config: Any, decay: np.ndarray) -> None:
+        self._beta1, self._beta2, self._eps = config.beta1, config.beta2, config.eps
+        self._decay = decay
+
+    def update(self, weights: np.ndarray, grads: np.ndarray, lr: float) -> None:
+        """Take one step, in place on ``weights`` (flat, as ``grads``)."""
+        dtype = weights.dtype.type
+        self.t += 1
+        self.m *= dtype(self._beta1)
+        self.m += grads * dtype(1 - self._beta1)
+        self.v *= dtype(self._beta2)
+        self.v += grads * grads * dtype(1 - self._beta2)
+        # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
+        weights -= self._decay * weights * dtype(lr)
+        # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors.
+        rate = lr / (1 - self._beta1**self.t)
+        scaled = np.sqrt(self.v)  # will be (sqrt(v_hat) + eps) / rate
+        scaled *= dtype(1 / (rate * math.sqrt(1 - self._beta2**self.t)))
+        scaled += dtype(self._eps / rate)
+        weights -= self.m / scaled
+
+
+Optimizer = AdamW  # with a second kind: the union of both
+
+
+def new_optimizer(config: Any, weights: np.ndarray, is_matrix: np.ndarray) -> Optimizer:
+    """The optimizer before the first step. A second kind would be chosen here, by a parameter.
+
+    ``config`` is the section ``train`` of the parameters; ``is_matrix`` is 1 for the numbers of 2-D parameters and 0
+    for others, flat: there is no decay on biases and gains.
     """
-    real = weights.dtype.type
-    beta1, beta2 = betas
-    state.t += 1
-    state.m *= real(beta1)
-    state.m += np.multiply(grads, real(1 - beta1), out=scratch)
-    state.v *= real(beta2)
-    np.multiply(grads, grads, out=scratch)
-    state.v += np.multiply(scratch, real(1 - beta2), out=scratch)
-    # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
-    np.multiply(decay, weights, out=scratch)
-    weights -= np.multiply(scratch, real(lr), out=scratch)
-    # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors.
-    rate = lr / (1 - beta1**state.t)
-    scaled = np.sqrt(state.v, out=scratch)  # will be (sqrt(v_hat) + eps) / rate
-    scaled *= real(1 / (rate * math.sqrt(1 - beta2**state.t)))
-    scaled += real(eps / rate)
-    weights -= np.divide(state.m, scaled, out=scaled)
+    decay = is_matrix * weights.dtype.type(config.weight_decay)
+    return AdamW(np.zeros_like(weights), np.zeros_like(weights), 0, config, decay)

@@ -1,7 +1,9 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate as a pure function of the step, and the state machine that counts the steps."""
 
 import math
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,15 @@ class Schedule:
             return self.lr * (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
         return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass
+class Scheduler:
+    """How many steps have been taken, and the shape of the learning rate over them."""
+
+    step: int
+    shape: Schedule
+
+    def lr(self) -> float:
+        """The learning rate of the coming step, in float32's precision: the last float64 bit is the C library's."""
+        return float(np.float32(self.shape.lr_at(self.step)))

@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Tensor:
-    """An array and, after the reverse pass, the gradient of the loss with respect to it (same shape)."""
+    """An array and, during the reverse pass, the gradient of the loss with respect to it (same shape)."""
 
     __slots__ = ("data", "grad")
 
@@ -22,11 +22,13 @@ class Tensor:
         self.data = data
         self.grad: np.ndarray | None = None
 
+    def add_gradient(self, grad: np.ndarray) -> None:
+        """Add to the gradient. Not in place: an operation may give one array to two inputs."""
+        self.grad = grad if self.grad is None else self.grad + grad
+
 
 class Parameter(Tensor):
-    """A leaf that is trained. Its numbers and its gradient are views into flat vectors; the reverse pass adds
-    to the gradient.
-    """
+    """A leaf that is trained. Its numbers, and its gradient if it has one, are views into flat vectors."""
 
     __slots__ = ("shape", "size")
 
@@ -35,10 +37,15 @@ class Parameter(Tensor):
         self.shape = shape
         self.size = math.prod(shape)
 
-    def bind(self, weights: np.ndarray, grads: np.ndarray) -> None:
-        """Live in these flat slices, both ``size`` long."""
+    def bind(self, weights: np.ndarray, grads: np.ndarray | None) -> None:
+        """Become a view into these flat slices, both ``size`` long."""
         self.data = weights.reshape(self.shape)
-        self.grad = grads.reshape(self.shape)
+        self.grad = None if grads is None else grads.reshape(self.shape)
+
+    def add_gradient(self, grad: np.ndarray) -> None:
+        """Add to the gradient in place, where the flat vector has it."""
+        assert self.grad is not None, "a parameter needs a vector for its gradient: see Module.bind"
+        self.grad += grad
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,21 @@ class Op:
     """An operation and its gradient.
 
     ``forward(*arrays, **settings)`` returns the result and what the gradient will need;
-    ``backward(dout, *saved)`` returns the gradients of the arrays, in their order. Neither
-    changes its inputs. Settings (token ids, masks, rotations) have no gradient.
+    ``backward(dout, *saved)`` returns the gradients of the arrays, in their order (None: it has none).
+    Neither changes its inputs. Settings (token ids, masks, rotations) have no gradient.
     """
 
-    name: str
     forward: Callable[..., tuple[np.ndarray, tuple[Any, ...]]]
     backward: Callable[..., tuple[np.ndarray | None, ...]]
 
+    @property
+    def name(self) -> str:
+        return self.forward.__name__.removesuffix("_forward")
+
     def __call__(self, tape: "Tape", *inputs: Tensor, **settings: Any) -> Tensor:
         """Apply the operation to tensors and record it on ``tape``."""
-        return tape.apply(self, inputs, settings)
+        result, saved = self.forward(*(tensor.data for tensor in inputs), **settings)
+        return tape.record(self, inputs, result, saved)
 
 
 class Record(NamedTuple):
@@ -78,37 +89,25 @@ class Tape:
         self.recording = recording
         self.rounding = rounding
 
-    def apply(self, op: Op, inputs: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
-        """Compute ``op`` and append its record."""
-        data, saved = op.forward(*(tensor.data for tensor in inputs), **settings)
-        output = Tensor(data if self.rounding is None else self.rounding(data))
+    def record(self, op: Op, inputs: tuple[Tensor, ...], result: np.ndarray, saved: tuple[Any, ...]) -> Tensor:
+        """Append what an operation has computed; the tensor of its result."""
+        output = Tensor(result if self.rounding is None else self.rounding(result))
         if self.recording:
             self.records.append(Record(op, inputs, output, saved))
         return output
 
-    def backward(self, output: Tensor, dout: np.ndarray) -> None:
-        """Leave the gradients of ``(output * dout).sum()`` with the tensors that ``output`` was made of.
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss`` (of its sum, if it has several numbers) to all leaves that it was computed from.
 
-        What was computed on the way keeps none.
-
-        Uses up the records: what a record has saved is free, for later gradients, as soon as it was used.
+        Intermediate gradients are dropped. The records are used up: what a record has saved is free for
+        later gradients as soon as it was used.
         """
-        output.grad = dout
+        loss.grad = np.ones_like(loss.data)
         while self.records:
-            self._backward_of(self.records.pop())
-
-    def _backward_of(self, record: Record) -> None:
-        dout, record.output.grad = record.output.grad, None  # used once, then free
-        if dout is None:
-            return  # the output does not depend on this record
-        grads = record.op.backward(dout, *record.saved)
-        for tensor, grad in zip(record.inputs, grads, strict=True):
-            if grad is None:
-                continue
-            if isinstance(tensor, Parameter):
-                assert tensor.grad is not None, "a parameter needs Module.bind before it can be trained"
-                tensor.grad += grad
-            elif tensor.grad is None:
-                tensor.grad = grad
-            else:  # not in place: an operation may hand one array to two inputs
-                tensor.grad = tensor.grad + grad
+            op, inputs, output, saved = self.records.pop()
+            dout, output.grad = output.grad, None
+            if dout is None:
+                continue  # the loss does not depend on this result
+            for tensor, grad in zip(inputs, op.backward(dout, *saved), strict=True):
+                if grad is not None:
+                    tensor.add_gradient(grad)

@@ -1,5 +1,5 @@
 """Loaded by every Python that a run starts in ``proofs/kills.py``: writes down the ids of each batch, and, if told to,
-kills the process right before the Nth operation of the writer in minitrain.files.
+kills the process right before the Nth operation of the writer in minitrain.base.files.
 """
 
 import json
@@ -8,22 +8,24 @@ import signal
 from typing import Any
 
 if os.environ.get("DVC_STAGE") == "train" or "LOG_BATCHES" in os.environ:
-    import minitrain.files
-    import minitrain.loop
+    from minitrain.dataset.batches import DataIterator
 
-    real_batch_ids = vars(minitrain.loop)["batch_ids"]
+    real_next_ids = DataIterator.next_ids
 
-    def batch_ids(n: int, seed: int, epoch: int, position: int, batch_size: int) -> Any:
-        result = real_batch_ids(n, seed, epoch, position, batch_size)
-        line = json.dumps([epoch, position, result[0].tolist()]) + "\n"
+    def next_ids(self: DataIterator, n: int, batch_size: int) -> Any:
+        epoch, position = self.epoch, self.position
+        ids = real_next_ids(self, n, batch_size)
+        line = json.dumps([epoch, position, ids.tolist()]) + "\n"
         descriptor = os.open("batch-ids.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(descriptor, line.encode())
         os.close(descriptor)
-        return result
+        return ids
 
-    vars(minitrain.loop)["batch_ids"] = batch_ids
+    DataIterator.next_ids = next_ids  # type: ignore[method-assign]
 
 if "KILL_BEFORE" in os.environ:
+    import minitrain.base.files
+
     left = int(os.environ["KILL_BEFORE"])
 
     class KillingOs:
@@ -45,4 +47,4 @@ if "KILL_BEFORE" in os.environ:
 
             return operation
 
-    vars(minitrain.files)["os"] = KillingOs()
+    vars(minitrain.base.files)["os"] = KillingOs()

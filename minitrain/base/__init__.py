@@ -1,0 +1,1 @@
+"""The ground floor: errors, the start and end of a process, the numerics, and every file that is read or written."""

@@ -1,0 +1,49 @@
+"""JSON and CSV in one spelling each, so that equal values give equal bytes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minitrain.base import files
+from minitrain.base.errors import UserError
+
+
+def json_bytes(value: Any) -> bytes:
+    """Canonical JSON: sorted keys, two spaces, UTF-8, no NaN, one newline at the end."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def metrics_bytes(value: Any) -> bytes:
+    """Canonical JSON with every float rounded to six significant digits, see ``rounded``."""
+    return json_bytes(rounded(value))
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table with a header. Floats keep nine significant digits, which tell any two float32 apart."""
+    lines = [",".join(format(cell, ".9g") if isinstance(cell, float) else str(cell) for cell in row) for row in rows]
+    return ("\n".join([",".join(columns), *lines]) + "\n").encode()
+
+
+def rounded(value: Any) -> Any:
+    """``value`` with every float in it rounded to six significant digits.
+
+    Metrics are sums of float64 logarithms from the C library, which may differ in the last bit between
+    versions of it. What people compare need not depend on that bit.
+    """
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(member) for member in value]
+    return value
+
+
+def read_json(path: Path, expected_sha256: str | None = None) -> Any:
+    """The value in a JSON file; UserError names the line where the syntax breaks."""
+    try:
+        return json.loads(files.read_text(path, expected_sha256))
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise UserError(f"{path}:{line}: expected JSON: {error}. Make the file again with its stage.") from error

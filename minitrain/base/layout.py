@@ -1,0 +1,40 @@
+"""Where the pipeline keeps its files, relative to the project's root, and the names that they have."""
+
+from pathlib import Path
+
+# The stages in their order, without the gate (``verify``), which comes last.
+STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
+
+BATCHES = Path("data/batches")  # the dataset: a store for each split, the tokenizer, the cells
+CHECKPOINTS = Path("checkpoints")  # working checkpoints, outside of DVC and git
+MODELS = Path("models")
+PLOTS = Path("plots")  # a folder for each stage: tables, pictures and metrics.json
+REPORT = Path("PHASE_18_REPORT.md")
+REQUIREMENTS_LOCK = Path("requirements.lock")
+VERBS = Path("data/verbs.yaml")
+
+# Phase 18 of the curriculum that this project follows is its training loop; the prefix is part of the contract.
+MODEL_PREFIX = "minigpt-phase18-"
+# What the round-trip stage needs to check the promises of the model, below models/:
+MIDRUN_CHECKPOINT = "evidence/kept.safetensors"  # the state at three quarters of the run
+PROBE = "evidence/probe.safetensors"  # some sequences and their float64 logits, computed before anything was saved
+
+
+def model_name(sha256: str) -> str:
+    """The name of the model file with this digest."""
+    return f"{MODEL_PREFIX}{sha256[:12]}.safetensors"
+
+
+def manifest_path(model: Path) -> Path:
+    """The manifest beside a model file."""
+    return model.with_suffix(".manifest.json")
+
+
+def state_path(model: Path) -> Path:
+    """The state file beside a model file: all of the train state at the end of the run."""
+    return model.with_suffix(".state.safetensors")
+
+
+def metrics_path(stage: str) -> Path:
+    """The results of a stage."""
+    return PLOTS / stage / "metrics.json"

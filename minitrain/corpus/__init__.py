@@ -1,0 +1,1 @@
+"""The corpus: the conjugation of verbs, the rows made from it, and the shards on disk with their manifest."""

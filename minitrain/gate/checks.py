@@ -1,0 +1,246 @@
+"""The checks of the gate: what is promised, recomputed from the files themselves.
+
+Each check is a function of a ``Run`` that returns what was expected, what was got, and whether that is right.
+``CHECKS`` lists them; a new one is a function and a line there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from minitrain import tracking
+from minitrain.base import files, layout, numerics
+from minitrain.base.errors import UserError
+from minitrain.base.layout import BATCHES, MODELS, PLOTS, STAGES
+from minitrain.corpus import generate
+from minitrain.evaluation import roundtrip
+from minitrain.gate.compare import TOLERANCE, agrees, different_files
+from minitrain.gate.run import Run
+from minitrain.gate.unpickling import unpickling
+from minitrain.params import ModelConfig
+from minitrain.scoring import perplexity, token_nll
+from minitrain.training.checks import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE
+from minitrain.training.export import model_files
+
+ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
+LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
+LOCKED_PARAMETERS = 103_680
+CODE_FOLDERS = ("minitrain", "stages", "tests", "benchmarks", "proofs")
+
+Outcome = tuple[str, str, bool]  # expected, got, passed
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One line of the gate: what is promised, what was expected, what was got."""
+
+    name: str
+    expected: str
+    got: str
+    passed: bool
+
+
+def check_corpus(run: Run) -> Outcome:
+    folder, rows = Path(run.params.data.shards), run.corpus.rows  # raises when the shards are not as pinned
+    if folder != Path("data/shards"):
+        return "shards as pinned", f"{len(rows)} rows as pinned", True
+    made = generate.shard_files(generate.make_rows(generate.read_verbs(layout.VERBS)))
+    different = [name for name, data in made.items() if files.read_bytes(folder / name) != data]
+    got = f"{len(run.corpus.correct_rows)} correct of {len(rows)} rows, {len(different)} shards differ"
+    return "shards == made from verbs.yaml", got, not different
+
+
+def check_dataset(run: Run) -> Outcome:
+    return _same_files("data/batches == made from the shards", BATCHES, run.built_dataset[0])
+
+
+def check_no_leak(run: Run) -> Outcome:
+    decode, stores = run.dataset.tokenizer.decode, run.dataset.stores
+    cells = {split: set(store.cell.tolist()) for split, store in stores.items()}
+    texts = {
+        split: {decode(store.tokens[a:b]) for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)}
+        for split, store in stores.items()
+    }
+    pairs = (("train", "val"), ("train", "test"), ("val", "test"))
+    shared = sum(len(of[a] & of[b]) for of in (cells, texts) for a, b in pairs)
+    return "no cell, no sequence in two splits", f"{shared} shared", shared == 0
+
+
+def check_model(run: Run) -> Outcome:
+    size, got = run.exported.model().size, len(run.exported.weights)
+    expected = LOCKED_PARAMETERS if run.params.model == LOCKED else size
+    return f"{expected:,} parameters", f"{got:,}", got == size == expected
+
+
+def check_model_files(run: Run) -> Outcome:
+    """Export again from the state, the dataset and the inputs that the manifest names, and compare. Then score the
+    weights again: they must be those whose loss the state, and so the manifest, names as the best.
+    """
+    inputs = {key: run.exported.manifest.get(key) for key in run.inputs}  # whether they are right: check_manifest
+    midrun, val_set = files.read_bytes(MODELS / layout.MIDRUN_CHECKPOINT), run.dataset.stores["val"]
+    expected = model_files(run.state, run.params.model, inputs, midrun, val_set)
+    if not run.bits_promised:  # the probe is computed, in float64, and may differ here; so may its digest
+        probe = files.read_bytes(MODELS / layout.PROBE)
+        old, new = (files.sha256(data).encode() for data in (expected[layout.PROBE], probe))
+        expected = {path: data.replace(old, new) for path, data in expected.items()} | {layout.PROBE: probe}
+    promise, got, passed = _same_files("models == exported again from the state", MODELS, expected)
+    claimed, scored = perplexity(run.state.best.loss), perplexity(token_nll(run.exported.model(), val_set))
+    if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else TOLERANCE):
+        got, passed = f"{got}; val perplexity {scored:.6g} instead of {claimed:.6g}", False
+    return f"{promise}, and as good as it says", got, passed
+
+
+def check_manifest(run: Run) -> Outcome:
+    may_differ = set() if run.bits_promised else {"numerics"}
+    manifest = run.exported.manifest
+    wrong = [key for key, value in run.inputs.items() if manifest.get(key) != value and key not in may_differ]
+    return "config, data, code, packages as here", _different(wrong, "equal"), not wrong
+
+
+def check_roundtrip(run: Run) -> Outcome:
+    others = ("resumed_run_ends_in_same_state", "fp64_logits_same")  # have checks of their own
+    wrong = [name for name in roundtrip.failures(run.roundtrip) if name not in others]
+    return "reloaded == saved, each state machine", _different(wrong, "equal bytes"), not wrong
+
+
+def check_fp64(run: Run) -> Outcome:
+    n, same = run.roundtrip["fp64_logits_compared"], run.roundtrip["fp64_logits_same"]
+    if not run.bits_promised:
+        return "not promised on this machine", "equal" if same else "different", True
+    return "fp64 logits == those before saving", f"{n} {'equal' if same else 'compared, different'}", same
+
+
+def check_resumed_run(run: Run) -> Outcome:
+    same, step = run.roundtrip["resumed_run_ends_in_same_state"], run.roundtrip["kept_step"]
+    if not run.bits_promised:
+        return "not promised on this machine", "equal" if same else "different", True
+    return f"resumed from step {step} == uninterrupted", "equal bytes" if same else "different bytes", same
+
+
+def check_beats_baselines(run: Run, split: str) -> Outcome:
+    scores = run.baselines[split]
+    model, baseline, ratio = scores["model_ppl"], scores["best_baseline_ppl"], scores["ratio_to_best_baseline"]
+    return f"perplexity below {baseline:.4f}", f"{model:.4f} (ratio {ratio:.4f})", model < baseline
+
+
+def check_plots(run: Run) -> Outcome:
+    wrong, count = [], 0
+    for stage in STAGES:
+        exact = run.bits_promised or stage == "shard-to-batches"  # which counts, and divides once
+        for name, data in run.expected_plots(stage).items():
+            path, count = PLOTS / stage / name, count + 1
+            if files.read_bytes(path) != data if exact else not agrees(path, data):
+                wrong.append(f"{stage}/{name}")
+    return f"{count} files in plots == recomputed", _different(wrong, "equal"), not wrong
+
+
+def check_log(run: Run) -> Outcome:
+    steps, n_steps = [step for step, _, _ in run.log_rows], run.params.train.steps
+    whole = steps == list(range(n_steps)) and len(run.state.log.steps) == n_steps
+    return f"{n_steps} steps, each once", f"{len(steps)}{'' if whole else ', not each once'}", whole
+
+
+def check_first_step(run: Run) -> Outcome:
+    expected, (low, high) = math.log(run.params.model.vocab_size), FIRST_GRAD_NORM
+    _, loss, norm = next(iter(run.log_rows), (0, math.nan, math.nan))
+    passed = abs(loss - expected) <= FIRST_LOSS_TOLERANCE and low <= norm <= high
+    wanted = f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
+    return wanted, f"{loss:.3f}, {norm:.3f}", passed
+
+
+def check_drift_picture(run: Run) -> Outcome:
+    data = files.read_bytes(PLOTS / "fp16-drift" / "drift_per_layer.png")
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))  # of PNG's first chunk
+    return "a picture drift_per_layer.png", f"{width} x {height}", min(width, height) > 100
+
+
+def check_no_pickle(run: Run) -> Outcome:
+    paths = [path for folder in CODE_FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
+    uses = [use for path in paths for use in unpickling(path)]
+    return "no pickle in the syntax tree of any file", f"{len(paths)} files, {'; '.join(uses) or 'none'}", not uses
+
+
+def check_packages(run: Run) -> Outcome:
+    lines = files.read_text(layout.REQUIREMENTS_LOCK).splitlines()
+    locked = [Requirement(line.rstrip("\\ ")) for line in lines if "==" in line and not line.startswith((" ", "#"))]
+    locked = [package for package in locked if package.marker is None or package.marker.evaluate()]
+    installed = {canonicalize_name(package.metadata["Name"]): package.version for package in distributions()}
+    wrong = [
+        f"{package.name} {version or 'nothing'} instead of {package.specifier}"
+        for package in locked
+        if (version := installed.get(canonicalize_name(package.name))) is None or version not in package.specifier
+    ]
+    return f"{len(locked)} packages as locked", _some(wrong) or "equal", not wrong
+
+
+def check_numerics(run: Run) -> Outcome:
+    got = numerics.fingerprint()
+    if not numerics.machine_is_supported():
+        return "nothing: bits are not promised on this machine", f"{got['machine']}, {got['openblas_core']}", True
+    wrong = {key: value for key, value in got.items() if value != numerics.PROMISED[key]}
+    kernels = f"{got['openblas_core']}, {'+'.join(got['numpy_simd'])}"
+    return "pinned kernels", f"different: {wrong}" if wrong else kernels, not wrong
+
+
+def check_tracking(run: Run) -> Outcome:
+    recorded, recorded_losses = tracking.recorded_run(MODELS)
+    losses = [(step, loss) for step, loss, _ in run.log_rows]
+    name = run.exported.path.name.removesuffix(".safetensors")
+    same = recorded.info.run_name == name and recorded_losses == losses
+    results = tracking.results(PLOTS, STAGES[1:])
+    wrong = [key for key, value in results.items() if recorded.data.metrics.get(key) != value]
+    got = f"{recorded.info.run_name} with {len(recorded_losses)}{'' if same else ', different'}"
+    got += f", {len(results) - len(wrong)} results"
+    got += f", different: {_some(wrong)}" if wrong else ""
+    return f"one run {name} with {len(losses)} losses, {len(results)} results", got, same and not wrong
+
+
+def _same_files(promise: str, folder: Path, expected: dict[str, bytes]) -> Outcome:
+    wrong = different_files(folder, expected)
+    return promise, _different(wrong, f"{len(expected)} files equal"), not wrong
+
+
+def _different(names: list[str], otherwise: str) -> str:
+    return f"different: {', '.join(names)}" if names else otherwise
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+CHECKS: dict[str, Callable[[Run], Outcome]] = {
+    "corpus": check_corpus,
+    "batches": check_dataset,
+    "no leak": check_no_leak,
+    "model": check_model,
+    "model files": check_model_files,
+    "manifest": check_manifest,
+    "round trip": check_roundtrip,
+    "round trip in fp64": check_fp64,
+    "resumed run": check_resumed_run,
+    "beats n-grams on val": lambda run: check_beats_baselines(run, "val"),
+    "beats n-grams on test": lambda run: check_beats_baselines(run, "test"),
+    "plots": check_plots,
+    "training log": check_log,
+    "first step": check_first_step,
+    "fp16 drift plot": check_drift_picture,
+    "no pickle": check_no_pickle,
+    "packages": check_packages,
+    "numerics": check_numerics,
+    "MLflow run": check_tracking,
+}
+# About how good the model is; all others are about the files being right.
+RESULT_CHECKS = {"beats n-grams on val", "beats n-grams on test"}
+
+
+def evaluate(name: str, run: Run) -> CheckResult:
+    """One check. Whatever goes wrong on the way fails it, with the reason: the other checks still count."""
+    try:
+        return CheckResult(name, *CHECKS[name](run))
+    except Exception as error:
+        return CheckResult(name, "to be readable", str(error) if isinstance(error, UserError) else repr(error), False)

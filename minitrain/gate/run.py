@@ -1,0 +1,78 @@
+"""What the stages left, read when a check first asks for it, and what it should have been."""
+
+import csv
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from minitrain.base import files, formats, layout, numerics
+from minitrain.base.layout import BATCHES, MODELS, PLOTS
+from minitrain.corpus.shards import Corpus, read_corpus
+from minitrain.dataset.build import build_dataset
+from minitrain.dataset.read import Dataset, read_dataset
+from minitrain.evaluation import baselines, drift, roundtrip
+from minitrain.params import Params
+from minitrain.training.checkpoint import load_state
+from minitrain.training.export import ExportedModel, read_model, training_tables
+from minitrain.training.manifest import run_inputs
+from minitrain.training.state import TrainState
+
+
+class Run:
+    """One run of the pipeline. Whatever is read is checked on the way: UserError."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.bits_promised = numerics.fingerprint() == numerics.PROMISED
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return read_corpus(Path(self.params.data.shards), Path(self.params.data.manifest))
+
+    @cached_property
+    def built_dataset(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        return build_dataset(self.params, self.corpus, files.sha256_file(Path(self.params.data.manifest)))
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return read_dataset(BATCHES, self.params.model)
+
+    @cached_property
+    def exported(self) -> ExportedModel:
+        return read_model(MODELS, self.params.model)
+
+    @cached_property
+    def state(self) -> TrainState:
+        return load_state(layout.state_path(self.exported.path), self.params.model, self.params.train)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        return run_inputs(self.params.model, self.params.train, self.dataset)
+
+    @cached_property
+    def roundtrip(self) -> dict[str, Any]:
+        return roundtrip.measure(self.params.model, self.params.train, self.dataset, self.exported)
+
+    @cached_property
+    def baselines(self) -> dict[str, Any]:
+        return baselines.measure(self.params.ngram, self.dataset, self.exported)
+
+    @cached_property
+    def log_rows(self) -> list[tuple[int, float, float]]:
+        """Step, loss and gradient norm from the training log."""
+        rows = csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines())
+        return [(int(row["step"]), float(row["loss"]), float(row["grad_norm"])) for row in rows]
+
+    def expected_plots(self, stage: str) -> dict[str, bytes]:
+        """The files of ``plots/<stage>/`` as they should be."""
+        match stage:
+            case "shard-to-batches":
+                return self.built_dataset[1]
+            case "train":
+                return training_tables(self.state) | baselines.training_picture(self.state)
+            case "checkpoint-roundtrip-verify":
+                return {"metrics.json": formats.metrics_bytes(self.roundtrip)}
+            case "fp16-drift":
+                return drift.plots(*drift.measure(self.dataset, self.exported))
+            case _:
+                return baselines.plots(self.baselines)

@@ -1,0 +1,162 @@
+"""The operations over the positions of a sequence, with their gradients: padding, rotary embedding, attention.
+
+Shapes and names as in ``ops``. Only these see the rectangle of B sequences of T positions; all other operations
+work on the N rows that are not padding.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minitrain.minitorch.ops import Result
+from minitrain.minitorch.tape import Op
+
+# --- padding ---------------------------------------------------------------------------------------
+
+
+class Padding(NamedTuple):
+    """The places of N rows, one sequence after the other, in a rectangle of B sequences of T positions.
+
+    All operations but attention work on the N rows, so that no time goes into padding.
+    """
+
+    shape: tuple[int, int]  # (B, T)
+    real: np.ndarray  # (N,) the place of each row among the B*T positions
+    pads: np.ndarray  # (B*T - N,) the positions that remain
+
+    @classmethod
+    def of(cls, real: np.ndarray) -> "Padding":
+        """From a mask (B, T), False at pads."""
+        B, T = real.shape
+        return cls((B, T), np.flatnonzero(real), np.flatnonzero(~real))
+
+    def add(self, x: np.ndarray) -> np.ndarray:
+        """(N, C) -> (B, T, C), zero at pads."""
+        B, T = self.shape
+        out = np.empty((B * T, x.shape[1]), x.dtype)
+        out[self.real] = x
+        out[self.pads] = 0
+        return out.reshape(B, T, -1)
+
+    def remove(self, x: np.ndarray) -> np.ndarray:
+        """(B, T, C) -> (N, C)."""
+        B, T = self.shape
+        rows: np.ndarray = x.reshape(B * T, -1)[self.real]
+        return rows
+
+
+def add_padding_forward(x: np.ndarray, padding: Padding) -> Result:
+    """(N, C) -> (B, T, C), zero at pads."""
+    return padding.add(x), (padding,)
+
+
+def add_padding_backward(dout: np.ndarray, padding: Padding) -> tuple[np.ndarray]:
+    return (padding.remove(dout),)
+
+
+add_padding = Op(add_padding_forward, add_padding_backward)
+
+
+def remove_padding_forward(x: np.ndarray, padding: Padding) -> Result:
+    """(B, T, C) -> (N, C)."""
+    return padding.remove(x), (padding,)
+
+
+def remove_padding_backward(dout: np.ndarray, padding: Padding) -> tuple[np.ndarray]:
+    return (padding.add(dout),)
+
+
+remove_padding = Op(remove_padding_forward, remove_padding_backward)
+
+
+# --- rotary position embedding (Su et al. 2021) ----------------------------------------------------
+
+
+def rope_rotations(
+    n_positions: int, n_heads: int, head_size: int, base: float, dtype: np.typing.DTypeLike
+) -> np.ndarray:
+    """exp(i * t * base^(-2j/D)) for position t and pair j of every head, for q and then for k: complex (T, C) of the
+    precision of ``dtype``. Those for q are divided by sqrt(D), which attention then need not do with every score.
+    """
+    angles = np.arange(n_positions)[:, None] * base ** (-np.arange(0, head_size, 2) / head_size)  # (T, D/2)
+    of_a_head = np.cos(angles) + 1j * np.sin(angles)
+    of_k = np.tile(of_a_head, n_heads)
+    return np.hstack([of_k / math.sqrt(head_size), of_k]).astype(np.result_type(dtype, np.complex64))
+
+
+def rope_forward(qkv: np.ndarray, rotations: np.ndarray) -> Result:
+    """(B, T, 3C): each consecutive pair of q and k, read as a complex number, times its rotation."""
+    return _rotate(qkv, rotations), (rotations,)
+
+
+def rope_backward(dout: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray]:
+    return (_rotate(dout, rotations.conj()),)  # the transpose of a turn turns back
+
+
+rope = Op(rope_forward, rope_backward)
+
+
+def _rotate(qkv: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    out = np.empty_like(qkv)
+    T, n_pairs = qkv.shape[1], rotations.shape[1]
+    pairs, out_pairs = qkv.view(rotations.dtype), out.view(rotations.dtype)  # (B, T, 3C/2)
+    np.multiply(pairs[:, :, :n_pairs], rotations[:T], out=out_pairs[:, :, :n_pairs])
+    out_pairs[:, :, n_pairs:] = pairs[:, :, n_pairs:]  # v has no position
+    return out
+
+
+# --- causal self-attention (Vaswani et al. 2017) ---------------------------------------------------
+
+
+def attention_forward(
+    qkv: np.ndarray, mask: np.ndarray, n_heads: int, dropout_mask: np.ndarray | None = None
+) -> Result:
+    """(B, T, 3C) -> (B, T, C): softmax(q k + mask) v, a head at a time; q is divided by sqrt(D) already.
+
+    Scores are (key, B, H, query), so that the softmax reduces over the first axis, in whole rows of
+    B*H*T numbers. ``mask`` is added: 0, or -inf where a query must not see a key; broadcastable to that
+    shape. ``dropout_mask`` multiplies the probabilities (dropout), same shape.
+    """
+    B, T, _ = qkv.shape
+    heads = qkv.reshape(B, T, 3, n_heads, -1)
+    q, k, v = (heads[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # each (B, H, T, D), not copied
+    probs = np.empty((T, B, n_heads, T), qkv.dtype)
+    np.matmul(k, q.swapaxes(2, 3), out=probs.transpose(1, 2, 0, 3))
+    probs += mask
+    probs -= probs.max(axis=0)
+    np.exp(probs, out=probs)
+    probs /= probs.sum(axis=0)
+    dropped = probs if dropout_mask is None else probs * dropout_mask
+    out = np.empty((B, T, *heads.shape[3:]), qkv.dtype)
+    np.matmul(dropped.transpose(1, 2, 3, 0), v, out=out.transpose(0, 2, 1, 3))
+    return out.reshape(B, T, -1), (q, k, v, probs, dropped, dropout_mask)
+
+
+def attention_backward(
+    dout: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    probs: np.ndarray,
+    dropped: np.ndarray,
+    dropout_mask: np.ndarray | None,
+) -> tuple[np.ndarray]:
+    B, H, T, D = q.shape
+    dqkv = np.empty((B, T, 3, H, D), dout.dtype)
+    dq, dk, dv = (dqkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
+    dout = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
+    np.matmul(dropped.transpose(1, 2, 0, 3), dout, out=dv)
+    dscores = np.empty_like(probs)  # (key, B, H, query)
+    np.matmul(v, dout.swapaxes(2, 3), out=dscores.transpose(1, 2, 0, 3))
+    if dropout_mask is not None:
+        dscores *= dropout_mask
+    # Softmax: dscores = probs * (dprobs - sum over keys of dprobs * probs).
+    dscores -= (dscores * probs).sum(axis=0)
+    dscores *= probs
+    np.matmul(dscores.transpose(1, 2, 3, 0), k, out=dq)
+    np.matmul(dscores.transpose(1, 2, 0, 3), q, out=dk)
+    return (dqkv.reshape(B, T, -1),)
+
+
+attention = Op(attention_forward, attention_backward)

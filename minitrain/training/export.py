@@ -1,0 +1,140 @@
+"""The exported model: the files of ``models/``, made from the state at the end of a run, and read back."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minitrain.base import files, formats, layout, tensors
+from minitrain.base.errors import UserError
+from minitrain.base.tensors import Tensors
+from minitrain.dataset.batches import pad
+from minitrain.dataset.stores import TokenStore
+from minitrain.minitorch.tape import Tape
+from minitrain.model import MiniGPT
+from minitrain.params import ModelConfig
+from minitrain.training import checkpoint, manifest
+from minitrain.training.state import TrainState
+
+PROBE_SEQUENCES = 8
+
+
+def model_files(
+    state: TrainState, model_config: ModelConfig, inputs: Mapping[str, Any], midrun: bytes, val_set: TokenStore
+) -> dict[str, bytes]:
+    """The files of ``models/`` by name, the manifest last. ``midrun`` is the checkpoint at three quarters."""
+    model = MiniGPT(model_config)
+    weights = tensors.encode_tensors(model.views(state.best.weights))
+    name = Path(layout.model_name(files.sha256(weights)))
+    arrays = checkpoint.state_tensors(state)
+    content = {
+        name.name: weights,
+        layout.state_path(name).name: tensors.encode_tensors(arrays),
+        layout.MIDRUN_CHECKPOINT: midrun,
+        layout.PROBE: tensors.encode_tensors(probe(state, model_config, val_set)),
+    }
+    best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": math.exp(state.best.loss)}
+    complete = manifest.complete(
+        inputs,
+        name.name,
+        model.size,
+        state.step,
+        formats.rounded(best),
+        checkpoint.state_digests(arrays),
+        {path: files.sha256(data) for path, data in content.items()},
+    )
+    return {**content, layout.manifest_path(name).name: formats.json_bytes(complete)}
+
+
+def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> Tensors:
+    """A few validation sequences and the model's float64 logits for them, computed from the weights in memory."""
+    tokens = pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
+    model = MiniGPT.with_weights(model_config, state.best.weights.astype(np.float64))
+    return {"tokens": tokens.astype(np.int64), "logits": model.logits(Tape(recording=False), tokens)}
+
+
+def training_tables(state: TrainState) -> dict[str, bytes]:
+    """The files of ``plots/train/`` by name: every step, every evaluation, the metrics."""
+    steps = [(step, *row) for step, row in enumerate(state.log.steps)]
+    evaluations = [(step, loss, math.exp(loss)) for step, loss in state.log.evaluations]
+    first_loss, _, first_grad_norm = state.log.steps[0]
+    metrics = {
+        "steps": state.step,
+        "parameters": len(state.model.weights),
+        "best_step": state.best.step,
+        "val_loss": state.best.loss,
+        "val_perplexity": math.exp(state.best.loss),
+        "first_loss": first_loss,
+        "first_grad_norm": first_grad_norm,
+        "last_loss": state.log.steps[-1][0],
+    }
+    return {
+        "log.csv": formats.csv_bytes(["step", "loss", "lr", "grad_norm"], steps),
+        "evaluations.csv": formats.csv_bytes(["step", "val_loss", "val_perplexity"], evaluations),
+        "metrics.json": formats.metrics_bytes(metrics),
+    }
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """What is in ``models/``: the model's file, its manifest, and its weights as one flat vector."""
+
+    path: Path
+    manifest: dict[str, Any]
+    config: ModelConfig
+    weights: np.ndarray  # flat, float32
+
+    def model(self, dtype: np.typing.DTypeLike = np.float32) -> MiniGPT:
+        """A MiniGPT with these weights, computing in ``dtype``."""
+        return MiniGPT.with_weights(self.config, self.weights.astype(dtype))
+
+    def digest_of(self, path: Path) -> str:
+        """The sha256 of a file in ``models/``, which training took from memory before it wrote the file."""
+        return str(self.manifest["files"].get(path.relative_to(self.path.parent).as_posix()))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the one model in ``models/``; UserError when it is missing or of another schema."""
+    found = sorted(folder.glob(f"{layout.MODEL_PREFIX}*.manifest.json"))
+    if len(found) != 1:
+        raise UserError(
+            f"{folder}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train"
+        )
+    content = formats.read_json(found[0])
+    if not isinstance(content, dict) or content.get("schema_version") != manifest.SCHEMA_VERSION:
+        raise UserError(
+            f"{found[0]}: key 'schema_version': expected {manifest.SCHEMA_VERSION}. Make the model again with: "
+            "dvc repro train"
+        )
+    for key, kind in manifest.TYPES.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(
+                f"{found[0]}: key '{key}': expected {kind.__name__}, got {content.get(key)!r:.60}. Make the "
+                "model again with: dvc repro train"
+            )
+    return content
+
+
+def read_model(folder: Path, model_config: ModelConfig) -> ExportedModel:
+    """The one model in ``models/``; UserError when it is missing, damaged, or of another config than the
+    parameters say.
+    """
+    content = read_manifest(folder)
+    path, expected = folder / content["model"], str(content["files"].get(content["model"]))
+    if content["config"].get("model") != asdict(model_config):
+        raise UserError(
+            f"{layout.manifest_path(path)}: expected the config of params.yaml {asdict(model_config)}, got "
+            f"{content['config'].get('model')}. Train it with: dvc repro train"
+        )
+    model = MiniGPT(model_config)
+    specs = {name: ("float32", parameter.shape) for name, parameter in model.named_parameters()}
+    arrays = tensors.load_tensors(path, specs, expected)
+    if path.name != layout.model_name(expected):
+        raise UserError(f"{path}: expected the name {layout.model_name(expected)}: it begins with the file's sha256.")
+    weights = np.zeros(model.size, dtype=np.float32)
+    for name, view in model.views(weights).items():
+        view[:] = arrays[name]
+    return ExportedModel(path, content, model_config, weights)

@@ -1,0 +1,73 @@
+"""What a run is made of, and the digest that names it.
+
+``run_inputs`` is written before training: everything that decides the result. ``complete`` adds what came
+out. Nothing volatile is in it: no clock, host, path or git commit (those go to MLflow).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from minitrain.base import files, formats, numerics
+from minitrain.base.code import code_digest
+from minitrain.base.layout import BATCHES, REQUIREMENTS_LOCK
+from minitrain.dataset.read import Dataset
+from minitrain.params import ModelConfig, TrainConfig
+
+SCHEMA_VERSION = 1
+# What a manifest must have for the model to be read, logged and reported.
+TYPES: dict[str, type] = {
+    **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest", "model"), str),
+    **dict.fromkeys(("config", "files", "metrics", "state_digests"), dict),
+    **dict.fromkeys(("parameters", "step"), int),
+}
+PACKAGES = ("numpy", "safetensors")  # those whose code computes or writes the model
+
+
+def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Everything that a run is a function of: config, data, code, packages and numerics."""
+    configs = {"model": asdict(model_config), "train": asdict(config)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "seed": config.seed,
+        "config": configs,
+        "config_hash": _digest(configs),
+        "data_manifest_sha256": dataset.data_manifest_sha256,
+        "data": {(BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
+        "code_digest": code_digest("train"),
+        "requirements_lock_sha256": files.sha256_file(REQUIREMENTS_LOCK),
+        "packages": {name: version(name) for name in PACKAGES},
+        "numerics": numerics.fingerprint(),
+    }
+
+
+def inputs_digest(inputs: Mapping[str, Any]) -> str:
+    """The name of the folder with a run's checkpoints: 16 hex digits."""
+    return _digest(inputs)[:16]
+
+
+def complete(
+    inputs: Mapping[str, Any],
+    model_file: str,
+    n_parameters: int,
+    step: int,
+    metrics: Mapping[str, Any],
+    state_digests: Mapping[str, str],
+    file_digests: Mapping[str, str],
+) -> dict[str, Any]:
+    """The manifest beside the model. The digests are of each part of the state, taken from memory, and of each file."""
+    return {
+        **inputs,
+        "inputs_digest": inputs_digest(inputs),
+        "model": model_file,
+        "parameters": n_parameters,
+        "step": step,
+        "metrics": dict(metrics),
+        "state_digests": dict(state_digests),
+        "files": dict(file_digests),
+    }
+
+
+def _digest(value: Any) -> str:
+    return files.sha256(formats.json_bytes(value))

@@ -1,0 +1,151 @@
+"""The project's code as data: which file may import which, who may write, and what names a run's checkpoints."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from closure import import_closure
+
+from minitrain.base import code
+
+# The floors: a module may import its own floor and those below, never one above.
+FLOORS = [
+    {"base"},
+    {"minitorch"},
+    {"params"},
+    {"corpus"},
+    {"dataset"},
+    {"model"},
+    {"scoring"},
+    {"loop", "training"},
+    {"figures"},
+    {"evaluation"},
+    {"tracking"},
+    {"gate"},
+]
+FLOOR_OF = {name: index for index, names in enumerate(FLOORS) for name in names}
+
+
+@pytest.fixture(autouse=True)
+def in_root(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+def room(path: Path) -> str:
+    """The file or package directly below minitrain/."""
+    return path.parts[1].removesuffix(".py")
+
+
+def files_of(folder: str) -> list[Path]:
+    return sorted(path for path in Path(folder).rglob("*.py") if path != Path("minitrain/__init__.py"))
+
+
+def test_every_room_has_its_floor():
+    assert {room(path) for path in files_of("minitrain")} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", files_of("minitrain"), ids=str)
+def test_imports_only_go_down(path):
+    for other in import_closure(path):
+        if other.parts[0] == "minitrain" and other != Path("minitrain/__init__.py"):
+            assert FLOOR_OF[room(other)] <= FLOOR_OF[room(path)], f"{path} imports {other}"
+
+
+def test_the_engine_knows_nothing_of_texts_files_or_models():
+    for path in files_of("minitrain/minitorch"):
+        others = [other for other in import_closure(path) if "minitorch" not in other.parts]
+        # The package itself pins the numerics before anything is imported from it.
+        assert set(others) <= {
+            Path("minitrain", name) for name in ("__init__.py", "base/__init__.py", "base/numerics.py")
+        }
+
+
+def test_no_file_is_longer_than_one_sitting_and_no_stage_than_thirty_statements():
+    for path in [*files_of("minitrain"), *files_of("stages")]:
+        assert len(path.read_text().splitlines()) <= 300, path
+    for path in files_of("stages"):
+        tree = ast.parse(path.read_text())
+        assert sum(isinstance(node, ast.stmt) for node in ast.walk(tree)) - 1 <= 30, path  # without its docstring
+
+
+def test_every_file_is_written_by_the_one_writer():
+    """Nothing but minitrain.base.files opens a file for writing, renames or saves one."""
+    writing = {
+        "write_text",
+        "write_bytes",
+        "savefig",
+        "save",
+        "save_file",
+        "replace",
+        "rename",
+        "open",
+        "dump",
+        "mkdir",
+        "touch",
+        "tofile",
+        "unlink",
+        "copy2",
+        "copyfile",
+        "copytree",
+        "move",
+    }
+    for folder in ("minitrain", "stages"):
+        for path in Path(folder).rglob("*.py"):
+            if path == Path("minitrain/base/files.py"):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call):
+                    function = node.func
+                    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+                    owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+                    if name in writing and owner != "files":
+                        # str.replace, figures drawn into memory, and nowhere, are no files
+                        assert (
+                            (name == "replace" and len(node.args) == 2 and owner != "os")
+                            or (name == "savefig" and path.name == "figures.py")
+                            or (name == "save" and owner == "safetensors.numpy")  # which gives bytes
+                            or (name == "open" and ast.unparse(node.args[0]) == "os.devnull")
+                        ), f"{path}:{node.lineno}"
+
+
+# --- the digest of the code ----------------------------------------------------------------------------
+
+
+def test_the_closure_follows_imports_inside_functions_and_packages():
+    closure = {path.as_posix() for path in import_closure(Path("stages/train.py"))}
+    assert {"stages/train.py", "stages/__init__.py", "minitrain/__init__.py", "minitrain/base/numerics.py"} <= closure
+    assert {"minitrain/minitorch/ops.py", "minitrain/minitorch/__init__.py", "minitrain/loop.py"} <= closure
+    assert "minitrain/tracking.py" in closure  # imported when needed
+    assert not closure & {"minitrain/figures.py", "minitrain/evaluation/ngram.py", "stages/verify.py"}
+
+
+def project(folder: Path) -> None:
+    (folder / "minitrain/room").mkdir(parents=True)
+    (folder / "dvc.yaml").write_text("stages: {train: {deps: [data, minitrain/room, minitrain/a.py, plots/x.csv]}}")
+    for name in ("minitrain/a.py", "minitrain/other.py", "minitrain/room/b.py", "minitrain/room/c.txt"):
+        (folder / name).write_text("x = 1")
+
+
+def test_the_code_of_a_stage_is_what_it_declares(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    project(tmp_path)
+    assert code.declared_code("train") == [Path("minitrain/a.py"), Path("minitrain/room/b.py")]
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (lambda: Path("minitrain/a.py").write_text("x = 2"), True),
+        (lambda: Path("minitrain/room/b.py").write_text("x = 2"), True),
+        (lambda: Path("minitrain/room/d.py").write_text(""), True),
+        (lambda: Path("minitrain/room/b.py").rename("minitrain/room/e.py"), True),
+        (lambda: Path("minitrain/other.py").write_text("x = 2"), False),
+        (lambda: Path("minitrain/room/c.txt").write_text("x = 2"), False),
+    ],
+)
+def test_the_digest_changes_with_any_file_that_is_declared(tmp_path, monkeypatch, change, matters):
+    monkeypatch.chdir(tmp_path)
+    project(tmp_path)
+    first = code.code_digest("train")
+    change()
+    assert (code.code_digest("train") != first) == matters

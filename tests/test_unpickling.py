@@ -1,0 +1,71 @@
+"""No pickle in any file of the project: a deny-list of imports, and the linter's rules for the rest."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from minitrain.gate.checks import CODE_FOLDERS
+from minitrain.gate.unpickling import unpickling
+
+
+def test_no_project_file_can_unpickle(root):
+    paths = [path for folder in CODE_FOLDERS for path in (root / folder).rglob("*.py")]
+    assert len(paths) > 30
+    assert [use for path in paths for use in unpickling(path)] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "import os, pickle as p",
+        "from pickle import loads",
+        "from joblib.externals import x",
+        "def f():\n    import dill",
+        "import shelve, marshal",
+        "from six.moves import cPickle",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "import numpy as np\nflag = True\nnp.load('x', allow_pickle=flag)",
+        "np.lib.format.read_array(f, allow_pickle=1)",
+    ],
+)
+def test_what_could_unpickle_is_found(tmp_path, code):
+    (tmp_path / "x.py").write_text(code)
+    assert unpickling(tmp_path / "x.py")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import numpy as np\nnp.load('x', allow_pickle=False)",
+        "import json\njson.load(f)",
+        "text = 'import pickle'  # pickle",
+        "checkpoint.save('x')",
+    ],
+)
+def test_what_cannot_is_not(tmp_path, code):
+    (tmp_path / "x.py").write_text(code)
+    assert unpickling(tmp_path / "x.py") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [
+        ("import pickle\n\npickle.loads(b'')\n", "S301"),
+        ("import marshal\n\nmarshal.loads(b'')\n", "S302"),
+        ("import shelve\n\nshelve.open('x')\n", "S301"),
+        ("import dill\n\ndill.loads(b'')\n", "S301"),
+        ("import pandas as pd\n\npd.read_pickle('x')\n", "S301"),
+        ("import yaml\n\nyaml.load('x', Loader=yaml.UnsafeLoader)\n", "S506"),
+        ("eval('1')\n", "S307"),
+        ("exec('x')\n", "S102"),
+    ],
+)
+def test_the_linter_refuses_what_unpickles(root, tmp_path, code, rule):
+    (tmp_path / "x.py").write_text(code)
+    ruff = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "json"]
+    command = [*ruff, "--config", root / "pyproject.toml", "x.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert rule in {problem["code"] for problem in json.loads(result.stdout)}
