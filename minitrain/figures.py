@@ -4,7 +4,6 @@ No clock and no path goes into a file, so equal numbers give equal bytes.
 """
 
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ContextDecorator
@@ -14,6 +13,8 @@ os.environ["MPLBACKEND"] = "Agg"  # before the import, which may fail over a not
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+from minitrain.scoring import perplexity
 
 STYLE = {
     "figure.dpi": 110,
@@ -46,7 +47,7 @@ def loss_curve(
     top.plot(steps, val_losses, label="validation (averaged weights)", **validation)
     top.axvline(best_step, color=GREY, linestyle="--", linewidth=0.8)
     best_loss = dict(evaluations)[best_step]
-    text = f"best: {best_loss:.3f}\nperplexity {math.exp(best_loss):.2f}\nstep {best_step}"
+    text = f"best: {best_loss:.3f}\nperplexity {perplexity(best_loss):.2f}\nstep {best_step}"
     top.annotate(text, (best_step, best_loss), xytext=(6, 34), textcoords="offset points", color=GREY)
     top.set(title="Training", ylabel="cross entropy (nats a token)", ylim=(0, None))
     top.legend()

@@ -58,32 +58,35 @@ def train(
 ) -> Iterator[Event]:
     """Train from ``state`` to ``config.steps``, changing ``state`` in place and yielding what happens.
 
-    Raises UserError when the first step shows a broken model, or when a loss or gradient is not finite.
+    Raises UserError when ``state`` fits no such run, the first step shows a broken model, a loss or gradient is not
+    finite, or the validation loss has diverged.
     """
     check_state(state, config, len(train_set))
     weights = state.model.weights
-    # One replica of the model for each microshard: all read the same weights, each has its own gradient.
+    # One replica of the model for each microshard: all read the same weights, each adds to its own row of gradients.
     grads = np.zeros((config.microshards, len(weights)), weights.dtype)
-    replicas = [MiniGPT.with_weights(model_config, weights, grad) for grad in grads]
+    replicas = [MiniGPT.with_weights(model_config, weights, row) for row in grads]
     averaged = MiniGPT.with_weights(model_config, state.model.ema)
     with ThreadPoolExecutor(n_cores()) as pool:
         while True:
+            # Due work comes first, so that step 0 and the end of the run get theirs too.
+            step = state.step
             if evaluation_is_due(state, config):
                 yield evaluate(state, averaged, val_set)
-            if checkpoint_is_due(state.step, config):
+            if checkpoint_is_due(step, config):
                 yield CheckpointDue(state)
-            if state.step == config.steps:
+            if step == config.steps:
                 return
             batch = state.data.next_batch(train_set, config.batch_size, config.microshards)
             loss, grad = loss_and_grads(batch, state.rng, replicas, grads, config, pool)
-            grad_norm = clip_by_global_norm(grad, config.clip_norm)
-            check_step(state.step, loss, grad_norm, replicas[0].views(grad), model_config.vocab_size)
+            grad_norm = clip_by_global_norm(grad, config.clip_norm)  # leaves what is not finite to check_step
+            check_step(step, loss, grad_norm, averaged.views(grad), model_config.vocab_size)
             lr = state.scheduler.lr()
             state.optimizer.update(weights, grad, lr)
-            state.model.update_average(state.step, config.ema_decay)
+            state.model.update_average(step, config.ema_decay)
             state.log.steps.append((loss, lr, grad_norm))
-            state.scheduler.step += 1
-            yield Step(state.step - 1, loss, lr, grad_norm)
+            state.scheduler.step += 1  # which is state.step
+            yield Step(step, loss, lr, grad_norm)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # check_step finds what is not finite, and says where
@@ -97,20 +100,22 @@ def loss_and_grads(
 ) -> tuple[float, np.ndarray]:
     """The mean loss of a batch over its real targets, in nats, and its gradient (flat, in ``grads[0]``).
 
-    All randomness is drawn here, whatever the threads do; losses and gradients are added in the order of microshards.
+    All seeds are drawn here, before any thread starts, and as many in every step, however many microshards the batch
+    has. Losses and gradients are added in the order of microshards; each is a part of the batch's mean already.
     """
     n_targets = sum(shard.n_targets for shard in batch)
     seeds = rng.integers(2**63, size=config.microshards).tolist()
 
     @np.errstate(over="ignore", invalid="ignore")  # each thread has its own
     def forward_backward(index: int) -> float:
-        tape, rng = Tape(), np.random.Generator(np.random.SFC64(seeds[index]))
-        dropout = Dropout(config.embed_dropout, config.residual_dropout, config.attention_dropout, rng)
+        tape, dropout_rng = Tape(), np.random.Generator(np.random.SFC64(seeds[index]))
+        dropout = Dropout(config.embed_dropout, config.residual_dropout, config.attention_dropout, dropout_rng)
         grads[index] = 0
         loss = replicas[index].loss(tape, batch[index], n_targets, dropout)
         tape.backward(loss)
         return float(loss.data[0])
 
+    # The first on this thread: to wake one thread less saves a twentieth of the step.
     others = [pool.submit(forward_backward, index) for index in range(1, len(batch))]
     losses = [forward_backward(0), *(other.result() for other in others)]
     for index in range(1, len(batch)):
@@ -120,8 +125,8 @@ def loss_and_grads(
 
 @np.errstate(over="ignore", invalid="ignore")
 def evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore) -> Evaluation:
-    """Score the averaged weights on the validation set; keep them if they are the best so far."""
-    # In float32's precision: the last float64 bit of a logarithm is the C library's.
+    """Score the averaged weights on the validation set; log the loss, and keep the weights if it is the best so far."""
+    # Rounded to float32: the last bit of a float64 logarithm differs between C libraries.
     loss = float(np.float32(token_nll(averaged, val_set).mean()))
     check_evaluation(state.step, loss)
     state.log.evaluations.append((state.step, loss))
@@ -133,17 +138,17 @@ def evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore) -> Evalu
 
 def evaluation_is_due(state: TrainState, config: TrainConfig) -> bool:
     """Regularly and at the end, but not again when a run goes on from a checkpoint that was saved after it."""
-    evaluated = [step for step, _ in state.log.evaluations]
-    return (state.step % config.eval_every == 0 or state.step == config.steps) and state.step not in evaluated[-1:]
+    last = state.log.evaluations[-1][0] if state.log.evaluations else None
+    return (state.step % config.eval_every == 0 or state.step == config.steps) and state.step != last
 
 
 def checkpoint_is_due(step: int, config: TrainConfig) -> bool:
-    """Regularly, at the end, and at the step from which the round-trip stage resumes."""
+    """Regularly, at the end, and at the step from which the round-trip stage resumes. Saving again does no harm."""
     return step % config.checkpoint_every == 0 or step in (config.steps, midrun_step(config))
 
 
 def midrun_step(config: TrainConfig) -> int:
-    """Three quarters of the run: resumed from here, it must end in the same bytes."""
+    """Three quarters of the run, and at least one step before its end: the round-trip stage resumes from here."""
     return config.steps - max(1, config.steps // 4)
 
 

@@ -27,7 +27,7 @@ class SequenceLayout:
     """What attention must know of the N rows it is given."""
 
     padding: sequence_ops.Padding  # the sequence and position of each row
-    mask: np.ndarray  # (key, B, 1, query), see attention_mask
+    mask: np.ndarray  # (key, B, 1, query), see sequence_ops.attention_mask
     rotations: np.ndarray  # see sequence_ops.rope_rotations
 
 
@@ -167,7 +167,9 @@ class MiniGPT(nn.Module):
         if embed_mask is not None:
             x = ops.dropout(tape, x, dropout_mask=embed_mask)
         yield "embed_out", x
-        layout = SequenceLayout(sequence_ops.Padding.of(real), attention_mask(real, dtype), self._rotations)
+        layout = SequenceLayout(
+            sequence_ops.Padding.of(real), sequence_ops.attention_mask(real, dtype), self._rotations
+        )
         masks = [DropoutMasks()] * len(self.blocks)
         if dropout:
             masks = dropout.block_masks(len(self.blocks), (T, B, H, T), x.data.shape, dtype)
@@ -193,15 +195,6 @@ class MiniGPT(nn.Module):
     def logits(self, tape: Tape, tokens: np.ndarray) -> np.ndarray:
         """Tokens (B, T) -> (N, V), without dropout, for the N tokens that are not PAD."""
         return self.activations(tape, tokens)["logits"]
-
-
-def attention_mask(real: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(B, T), False at pads -> (key, B, 1, query): 0 where the query may see the key, -inf for a later key or a pad."""
-    T = real.shape[1]
-    causal = np.arange(T)[:, None] <= np.arange(T)  # (key, query)
-    visible = causal[:, None] & real.T[:, :, None]  # (key, B, query)
-    mask: np.ndarray = np.where(visible, dtype.type(0), dtype.type(-np.inf))
-    return mask[:, :, None]
 
 
 def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:

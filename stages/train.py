@@ -25,18 +25,17 @@ def main() -> None:
         run(state, dataset, params.model, params.train, folder)
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
-        for old in layout.MODELS.glob(
-            f"{layout.MODEL_PREFIX}*"
-        ):  # of a stage that was run by hand; DVC removes them itself
+        # DVC removes the model of an earlier run itself; a stage that is run by hand does not.
+        for old in layout.MODELS.glob(f"{layout.MODEL_PREFIX}*"):
             files.remove(old)
         files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, dataset.stores["val"]))
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
-        files.remove_folder(folder)
-    print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
+        print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
 
-    from minitrain import tracking  # takes its time, and only observes
+        from minitrain import tracking  # takes its time, and only observes
 
-    tracking.log_or_say_why_not(["train"])
+        tracking.log_or_say_why_not(["train"])
+        files.remove_folder(folder)  # at last: DVC knows of the outputs only when the stage has ended
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from matplotlib import image
 from minitrain import loop, tracking
 from minitrain.base import files, formats, layout, numerics, tensors
 from minitrain.base.process import run_command
+from minitrain.dataset import build
 from minitrain.dataset.read import read_dataset
 from minitrain.evaluation import baselines, drift, roundtrip
 from minitrain.gate import checks
-from minitrain.gate import run as gate_run
 from minitrain.gate.run import Run
 from minitrain.params import read_params
 from minitrain.training import export
@@ -115,7 +115,7 @@ def a_splitter_that_leaks(project: Path, monkeypatch) -> None:
     bless(project)
     made = Run(read_params()).built_dataset
     content = {name: (folder / name).read_bytes() for name in made[0]}
-    monkeypatch.setattr(gate_run, "build_dataset", lambda *args: (content, made[1]))
+    monkeypatch.setattr(build, "build_dataset", lambda *args: (content, made[1]))
     export_again()
     for stage in (fp16_drift, baseline_compare):
         stage.main()

@@ -9,8 +9,9 @@ from conftest import TINY_MODEL, random_store
 from minitrain.dataset.batches import make_microshards, pad
 from minitrain.dataset.stores import TokenStore
 from minitrain.minitorch.gradcheck import numeric_gradient, relative_error
+from minitrain.minitorch.sequence_ops import attention_mask
 from minitrain.minitorch.tape import Tape
-from minitrain.model import Dropout, MiniGPT, attention_mask, initial_weights
+from minitrain.model import Dropout, MiniGPT, initial_weights
 from minitrain.params import ModelConfig, read_params
 from minitrain.scoring import perplexity, token_nll
 

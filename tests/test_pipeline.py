@@ -175,12 +175,11 @@ def test_benchmark_peers_are_never_imported_by_the_project(root):
 
 
 @pytest.fixture(scope="session")
-def reproduced(root, ran, tmp_path_factory):
+def reproduced(ran, tmp_path_factory):
     """The project of ``ran`` with git and DVC, whose lock says that nothing is to be done before the gate."""
     project = copy_project(tmp_path_factory.mktemp("reproduced") / "project", SHORT)
     for name in ("data/batches", "models", "plots"):
         shutil.copytree(ran[0] / name, project / name, dirs_exist_ok=True)
-    shutil.copy(root / ".dvcignore", project)
     (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n/mlartifacts\n__pycache__/\n")
     for command in (["git", "init", "-q"], [*DVC, "init", "-q"], [*DVC, "commit", "-q", "-f", *layout.STAGES]):
         subprocess.run(command, cwd=project, check=True, capture_output=True, env=ENVIRONMENT)

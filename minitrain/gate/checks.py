@@ -16,16 +16,13 @@ from packaging.utils import canonicalize_name
 from minitrain import tracking
 from minitrain.base import files, layout, numerics
 from minitrain.base.errors import UserError
-from minitrain.base.layout import BATCHES, MODELS, PLOTS, STAGES
 from minitrain.corpus import generate
 from minitrain.evaluation import roundtrip
-from minitrain.gate.compare import TOLERANCE, agrees, different_files
+from minitrain.gate import compare, unpickling
 from minitrain.gate.run import Run
-from minitrain.gate.unpickling import unpickling
 from minitrain.params import ModelConfig
 from minitrain.scoring import perplexity, token_nll
-from minitrain.training.checks import FIRST_GRAD_NORM, FIRST_LOSS_TOLERANCE
-from minitrain.training.export import model_files
+from minitrain.training import checks, export
 
 ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
@@ -56,7 +53,7 @@ def check_corpus(run: Run) -> Outcome:
 
 
 def check_dataset(run: Run) -> Outcome:
-    return _same_files("data/batches == made from the shards", BATCHES, run.built_dataset[0])
+    return _same_files("data/batches == made from the shards", layout.BATCHES, run.built_dataset[0])
 
 
 def check_no_leak(run: Run) -> Outcome:
@@ -82,15 +79,15 @@ def check_model_files(run: Run) -> Outcome:
     weights again: they must be those whose loss the state, and so the manifest, names as the best.
     """
     inputs = {key: run.exported.manifest.get(key) for key in run.inputs}  # whether they are right: check_manifest
-    midrun, val_set = files.read_bytes(MODELS / layout.MIDRUN_CHECKPOINT), run.dataset.stores["val"]
-    expected = model_files(run.state, run.params.model, inputs, midrun, val_set)
+    midrun, val_set = files.read_bytes(layout.MODELS / layout.MIDRUN_CHECKPOINT), run.dataset.stores["val"]
+    expected = export.model_files(run.state, run.params.model, inputs, midrun, val_set)
     if not run.bits_promised:  # the probe is computed, in float64, and may differ here; so may its digest
-        probe = files.read_bytes(MODELS / layout.PROBE)
+        probe = files.read_bytes(layout.MODELS / layout.PROBE)
         old, new = (files.sha256(data).encode() for data in (expected[layout.PROBE], probe))
         expected = {path: data.replace(old, new) for path, data in expected.items()} | {layout.PROBE: probe}
-    promise, got, passed = _same_files("models == exported again from the state", MODELS, expected)
+    promise, got, passed = _same_files("models == exported again from the state", layout.MODELS, expected)
     claimed, scored = perplexity(run.state.best.loss), perplexity(token_nll(run.exported.model(), val_set))
-    if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else TOLERANCE):
+    if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else compare.TOLERANCE):
         got, passed = f"{got}; val perplexity {scored:.6g} instead of {claimed:.6g}", False
     return f"{promise}, and as good as it says", got, passed
 
@@ -130,11 +127,11 @@ def check_beats_baselines(run: Run, split: str) -> Outcome:
 
 def check_plots(run: Run) -> Outcome:
     wrong, count = [], 0
-    for stage in STAGES:
+    for stage in layout.STAGES:
         exact = run.bits_promised or stage == "shard-to-batches"  # which counts, and divides once
         for name, data in run.expected_plots(stage).items():
-            path, count = PLOTS / stage / name, count + 1
-            if files.read_bytes(path) != data if exact else not agrees(path, data):
+            path, count = layout.PLOTS / stage / name, count + 1
+            if files.read_bytes(path) != data if exact else not compare.agrees(path, data):
                 wrong.append(f"{stage}/{name}")
     return f"{count} files in plots == recomputed", _different(wrong, "equal"), not wrong
 
@@ -146,22 +143,22 @@ def check_log(run: Run) -> Outcome:
 
 
 def check_first_step(run: Run) -> Outcome:
-    expected, (low, high) = math.log(run.params.model.vocab_size), FIRST_GRAD_NORM
+    expected, (low, high) = math.log(run.params.model.vocab_size), checks.FIRST_GRAD_NORM
     _, loss, norm = next(iter(run.log_rows), (0, math.nan, math.nan))
-    passed = abs(loss - expected) <= FIRST_LOSS_TOLERANCE and low <= norm <= high
-    wanted = f"first loss {expected:.2f} +- {FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
+    passed = abs(loss - expected) <= checks.FIRST_LOSS_TOLERANCE and low <= norm <= high
+    wanted = f"first loss {expected:.2f} +- {checks.FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
     return wanted, f"{loss:.3f}, {norm:.3f}", passed
 
 
 def check_drift_picture(run: Run) -> Outcome:
-    data = files.read_bytes(PLOTS / "fp16-drift" / "drift_per_layer.png")
+    data = files.read_bytes(layout.PLOTS / "fp16-drift" / "drift_per_layer.png")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))  # of PNG's first chunk
     return "a picture drift_per_layer.png", f"{width} x {height}", min(width, height) > 100
 
 
 def check_no_pickle(run: Run) -> Outcome:
     paths = [path for folder in CODE_FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
-    uses = [use for path in paths for use in unpickling(path)]
+    uses = [use for path in paths for use in unpickling.unpickling(path)]
     return "no pickle in the syntax tree of any file", f"{len(paths)} files, {'; '.join(uses) or 'none'}", not uses
 
 
@@ -188,11 +185,11 @@ def check_numerics(run: Run) -> Outcome:
 
 
 def check_tracking(run: Run) -> Outcome:
-    recorded, recorded_losses = tracking.recorded_run(MODELS)
+    recorded, recorded_losses = tracking.recorded_run(layout.MODELS)
     losses = [(step, loss) for step, loss, _ in run.log_rows]
     name = run.exported.path.name.removesuffix(".safetensors")
     same = recorded.info.run_name == name and recorded_losses == losses
-    results = tracking.results(PLOTS, STAGES[1:])
+    results = tracking.results(layout.PLOTS, layout.STAGES[1:])
     wrong = [key for key, value in results.items() if recorded.data.metrics.get(key) != value]
     got = f"{recorded.info.run_name} with {len(recorded_losses)}{'' if same else ', different'}"
     got += f", {len(results) - len(wrong)} results"
@@ -201,7 +198,7 @@ def check_tracking(run: Run) -> Outcome:
 
 
 def _same_files(promise: str, folder: Path, expected: dict[str, bytes]) -> Outcome:
-    wrong = different_files(folder, expected)
+    wrong = compare.different_files(folder, expected)
     return promise, _different(wrong, f"{len(expected)} files equal"), not wrong
 
 

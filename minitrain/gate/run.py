@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from minitrain.base import files, formats, layout, numerics
-from minitrain.base.layout import BATCHES, MODELS, PLOTS
-from minitrain.corpus.shards import Corpus, read_corpus
-from minitrain.dataset.build import build_dataset
-from minitrain.dataset.read import Dataset, read_dataset
+from minitrain.corpus import shards
+from minitrain.dataset import build, read
 from minitrain.evaluation import baselines, drift, roundtrip
 from minitrain.params import Params
-from minitrain.training.checkpoint import load_state
-from minitrain.training.export import ExportedModel, read_model, training_tables
-from minitrain.training.manifest import run_inputs
-from minitrain.training.state import TrainState
+from minitrain.training import checkpoint, export, manifest, state
 
 
 class Run:
@@ -26,28 +21,28 @@ class Run:
         self.bits_promised = numerics.fingerprint() == numerics.PROMISED
 
     @cached_property
-    def corpus(self) -> Corpus:
-        return read_corpus(Path(self.params.data.shards), Path(self.params.data.manifest))
+    def corpus(self) -> shards.Corpus:
+        return shards.read_corpus(Path(self.params.data.shards), Path(self.params.data.manifest))
 
     @cached_property
     def built_dataset(self) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        return build_dataset(self.params, self.corpus, files.sha256_file(Path(self.params.data.manifest)))
+        return build.build_dataset(self.params, self.corpus, files.sha256_file(Path(self.params.data.manifest)))
 
     @cached_property
-    def dataset(self) -> Dataset:
-        return read_dataset(BATCHES, self.params.model)
+    def dataset(self) -> read.Dataset:
+        return read.read_dataset(layout.BATCHES, self.params.model)
 
     @cached_property
-    def exported(self) -> ExportedModel:
-        return read_model(MODELS, self.params.model)
+    def exported(self) -> export.ExportedModel:
+        return export.read_model(layout.MODELS, self.params.model)
 
     @cached_property
-    def state(self) -> TrainState:
-        return load_state(layout.state_path(self.exported.path), self.params.model, self.params.train)
+    def state(self) -> state.TrainState:
+        return checkpoint.load_state(layout.state_path(self.exported.path), self.params.model, self.params.train)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
-        return run_inputs(self.params.model, self.params.train, self.dataset)
+        return manifest.run_inputs(self.params.model, self.params.train, self.dataset)
 
     @cached_property
     def roundtrip(self) -> dict[str, Any]:
@@ -60,7 +55,7 @@ class Run:
     @cached_property
     def log_rows(self) -> list[tuple[int, float, float]]:
         """Step, loss and gradient norm from the training log."""
-        rows = csv.DictReader(files.read_text(PLOTS / "train" / "log.csv").splitlines())
+        rows = csv.DictReader(files.read_text(layout.PLOTS / "train" / "log.csv").splitlines())
         return [(int(row["step"]), float(row["loss"]), float(row["grad_norm"])) for row in rows]
 
     def expected_plots(self, stage: str) -> dict[str, bytes]:
@@ -69,7 +64,7 @@ class Run:
             case "shard-to-batches":
                 return self.built_dataset[1]
             case "train":
-                return training_tables(self.state) | baselines.training_picture(self.state)
+                return export.training_tables(self.state) | baselines.training_picture(self.state)
             case "checkpoint-roundtrip-verify":
                 return {"metrics.json": formats.metrics_bytes(self.roundtrip)}
             case "fp16-drift":

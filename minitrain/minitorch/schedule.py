@@ -31,5 +31,5 @@ class Scheduler:
     shape: Schedule
 
     def lr(self) -> float:
-        """The learning rate of the coming step, in float32's precision: the last float64 bit is the C library's."""
+        """The learning rate of the coming step, rounded to float32: the last bit of cos differs between C libraries."""
         return float(np.float32(self.shape.lr_at(self.step)))

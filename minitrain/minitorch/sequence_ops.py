@@ -109,6 +109,15 @@ def _rotate(qkv: np.ndarray, rotations: np.ndarray) -> np.ndarray:
 # --- causal self-attention (Vaswani et al. 2017) ---------------------------------------------------
 
 
+def attention_mask(real: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(B, T), False at pads -> (key, B, 1, query): 0 where the query may see the key, -inf for a later key or a pad."""
+    T = real.shape[1]
+    causal = np.arange(T)[:, None] <= np.arange(T)  # (key, query)
+    visible = causal[:, None] & real.T[:, :, None]  # (key, B, query)
+    mask: np.ndarray = np.where(visible, dtype.type(0), dtype.type(-np.inf))
+    return mask[:, :, None]
+
+
 def attention_forward(
     qkv: np.ndarray, mask: np.ndarray, n_heads: int, dropout_mask: np.ndarray | None = None
 ) -> Result:

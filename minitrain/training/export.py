@@ -1,6 +1,5 @@
 """The exported model: the files of ``models/``, made from the state at the end of a run, and read back."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from minitrain.dataset.stores import TokenStore
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.params import ModelConfig
+from minitrain.scoring import perplexity
 from minitrain.training import checkpoint, manifest
 from minitrain.training.state import TrainState
 
@@ -36,7 +36,7 @@ def model_files(
         layout.MIDRUN_CHECKPOINT: midrun,
         layout.PROBE: tensors.encode_tensors(probe(state, model_config, val_set)),
     }
-    best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": math.exp(state.best.loss)}
+    best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": perplexity(state.best.loss)}
     complete = manifest.complete(
         inputs,
         name.name,
@@ -59,14 +59,14 @@ def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> 
 def training_tables(state: TrainState) -> dict[str, bytes]:
     """The files of ``plots/train/`` by name: every step, every evaluation, the metrics."""
     steps = [(step, *row) for step, row in enumerate(state.log.steps)]
-    evaluations = [(step, loss, math.exp(loss)) for step, loss in state.log.evaluations]
+    evaluations = [(step, loss, perplexity(loss)) for step, loss in state.log.evaluations]
     first_loss, _, first_grad_norm = state.log.steps[0]
     metrics = {
         "steps": state.step,
         "parameters": len(state.model.weights),
         "best_step": state.best.step,
         "val_loss": state.best.loss,
-        "val_perplexity": math.exp(state.best.loss),
+        "val_perplexity": perplexity(state.best.loss),
         "first_loss": first_loss,
         "first_grad_norm": first_grad_norm,
         "last_loss": state.log.steps[-1][0],

@@ -13,6 +13,7 @@ from minitrain.base.errors import UserError
 from minitrain.dataset.read import Dataset
 from minitrain.loop import CheckpointDue, Evaluation, Step, train
 from minitrain.params import ModelConfig, TrainConfig
+from minitrain.scoring import perplexity
 from minitrain.training import checkpoint
 from minitrain.training.state import TrainState
 
@@ -38,7 +39,7 @@ def run(state: TrainState, dataset: Dataset, model_config: ModelConfig, config: 
                     case Evaluation(step=step, loss=val_loss, is_best=is_best):
                         if bar.disable and (step % (10 * config.eval_every) == 0 or step == config.steps):
                             best = ", the best so far" if is_best else ""
-                            print(f"step {step}: val loss {val_loss:.4f}, perplexity {math.exp(val_loss):.4f}{best}")
+                            print(f"step {step}: val loss {val_loss:.4f}, perplexity {perplexity(val_loss):.4f}{best}")
                     case CheckpointDue():
                         checkpoint.save_working(folder, state, config)
         except UserError as error:

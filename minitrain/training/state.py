@@ -1,7 +1,7 @@
-"""The train state: five state machines, and what has been achieved so far.
+"""The train state: five state machines - model, optimizer, scheduler, data, rng - and the best and the log so far.
 
-Each part is a dataclass. Its fields are everything that changes during training, and so everything that a
-checkpoint holds, under the same path: the tensor ``optimizer.m`` is ``state.optimizer.m``.
+A checkpoint holds every field of every part, under the same path: the tensor ``optimizer.m`` is ``state.optimizer.m``.
+Only the generator is no dataclass; its state is the tensor ``rng.state``.
 """
 
 import math
@@ -26,13 +26,15 @@ class ModelState:
     ema: np.ndarray
 
     def update_average(self, step: int, decay: float) -> None:
-        """Move the average towards the weights. At first it moves faster: it still holds the initial weights."""
+        """Move the average towards the weights."""
         share = 1 - average_decay(step, decay)
         self.ema += (self.weights - self.ema) * np.float32(share)
 
 
 def average_decay(step: int, decay: float) -> float:
-    """How much of the average is kept at a step."""
+    """How much of the average stays at a step: a tenth at first, since it still holds the initial weights, then more,
+    until ``decay`` is reached (the usual warm-up of an average, as in TensorFlow's ExponentialMovingAverage).
+    """
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -50,7 +52,7 @@ class Log:
     """The history of the run."""
 
     steps: list[tuple[float, float, float]]  # loss, lr, grad_norm of each step
-    evaluations: list[tuple[float, float]]  # step, validation loss
+    evaluations: list[tuple[float, float]]  # step (a whole number), validation loss
 
 
 @dataclass
@@ -62,12 +64,13 @@ class TrainState:
     scheduler: Scheduler
     data: DataIterator  # where in which epoch the next batch starts
     rng: np.random.Generator  # the control RNG: initialisation, then the dropout of every step
+
     best: Best
     log: Log
 
     @property
     def step(self) -> int:
-        """The number of steps taken."""
+        """The number of steps taken, which the scheduler counts."""
         return self.scheduler.step
 
 
@@ -76,7 +79,7 @@ def initial_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
     rng = np.random.Generator(np.random.PCG64([config.seed, CONTROL_STREAM]))
     model = MiniGPT(model_config)
     weights = initial_weights(model, rng)
-    is_matrix = np.zeros_like(weights)
+    is_matrix = np.zeros_like(weights)  # 1.0 for the numbers of 2-D parameters, which alone decay
     for view in model.views(is_matrix).values():
         view[:] = view.ndim == 2
     return TrainState(
@@ -85,6 +88,6 @@ def initial_state(model_config: ModelConfig, config: TrainConfig) -> TrainState:
         scheduler=Scheduler(0, Schedule(config.lr, config.lr_final, config.warmup_steps, config.steps)),
         data=DataIterator(config.seed),
         rng=rng,
-        best=Best(0, math.inf, weights.copy()),
+        best=Best(0, math.inf, weights.copy()),  # none yet: any evaluation is better
         log=Log([], []),
     )
