@@ -74,8 +74,9 @@ def drift_per_layer(metrics: Mapping[str, Any], formats: Sequence[str], modes: S
                 line = f"{name}, {mode.replace('_', ' ')}"
                 axis.plot(range(len(layers)), values, style, color=color, markersize=4, label=line)
             bound = metrics[name]["unit_roundoff"]
-            line = f"{name}: bound of one rounding, {bound:.1e}"
-            axis.axhline(bound, color=color, linestyle=":", linewidth=1, label=line)
+            axis.axhline(
+                bound, color=color, linestyle=":", linewidth=1, label=f"{name}: bound of one rounding, {bound:.1e}"
+            )
         axis.set(title=label, yscale="log", xlabel="layer")
         axis.set_xticks(range(len(layers)), layers, rotation=20, ha="right")
     axes[0].set(ylabel="error against float32")
@@ -95,9 +96,10 @@ def perplexity_vs_n(metrics: Mapping[str, Any]) -> bytes:
             axis.plot(orders, perplexities, marker="o", markersize=4, color=color, label=label)
         lines = (("model_ppl", "MiniGPT", RED, "-"), ("floor_ppl", "floor (entropy of the corpus)", GREY, "--"))
         for key, label, color, style in lines:
-            place = (1, values[key])
             axis.axhline(values[key], color=color, linestyle=style, label=label)
-            axis.annotate(f"{values[key]:.2f}", place, xytext=(0, 3), textcoords="offset points", color=color)
+            axis.annotate(
+                f"{values[key]:.2f}", (1, values[key]), xytext=(0, 3), textcoords="offset points", color=color
+            )
         axis.set(title=f"{split}: held-out cells", xlabel="n-gram order n", yscale="log")
         axis.set_yticks([1, 1.5, 2, 3, 5, 10, 20, 40], ["1", "1.5", "2", "3", "5", "10", "20", "40"])
         axis.minorticks_off()

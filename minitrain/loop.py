@@ -2,8 +2,8 @@
 
 ``train`` is a generator: it does the arithmetic and yields what happened - a step, an evaluation, a
 checkpoint that is due. It touches no file, bar or server; whoever consumes it decides what to write,
-draw and log. All that it will ever need to go on is in ``TrainState``, so a run that continues from a
-saved state computes the very bits of one that was never stopped.
+draw and log. All that changes is in ``TrainState``, so a run that continues from a saved state, on the
+same data and parameters, computes the very bits of one that was never stopped.
 """
 
 import os

@@ -70,8 +70,7 @@ class Dropout:
         # 16 random bits decide about a number: one draw serves four of them, and p is met to within 1 / 2^17.
         size = math.prod(shape)
         bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(shape)
-        mask: np.ndarray = (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
-        return mask
+        return (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
 
 
 class Attention(nn.Module):
@@ -136,8 +135,6 @@ class MiniGPT(nn.Module):
         self.blocks = [Block(config) for _ in range(config.n_layers)]
         self.ln_final = nn.LayerNorm(config.d_model)
         self._config = config
-        V, C, F, L = config.vocab_size, config.d_model, config.d_ff, config.n_layers
-        assert self.size == V * C + L * (4 * C**2 + 2 * C * F + F + C + 4 * C) + 2 * C
 
     @classmethod
     def with_weights(cls, config: ModelConfig, weights: np.ndarray, grads: np.ndarray | None = None) -> "MiniGPT":

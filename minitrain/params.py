@@ -13,8 +13,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from minitrain.base import files
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -213,5 +212,8 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
     first = min(error.errors(), key=lambda problem: problem["type"] == "missing")
     got = f"{type(first['input']).__name__} {first['input']!r:.60}"
     template = PROBLEMS.get(first["type"], "{msg}, got {got}")
+    beside = [e["loc"][-1] for e in error.errors() if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]]
+    if beside and first["type"] != "missing":
+        template += f"; missing here: {', '.join(map(str, beside))}"
     problem = template.format(msg=first["msg"], got=got, **first.get("ctx", {}))
     return " ".join(".".join(map(str, first["loc"])).split()), " ".join(problem.split())

@@ -20,9 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files, formats
-from minitrain.base.errors import UserError
-from minitrain.base.layout import MODELS, PLOTS, STAGES, manifest_path
+from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
 from minitrain.training.export import read_manifest
 
@@ -33,9 +31,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | DEF
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
     from mlflow.entities import Metric, Param, Run
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
 
 EXPERIMENT = "minitrain-phase18"
 LOCAL_STORE = Path("mlflow.db")
@@ -58,7 +54,7 @@ def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
 def log_or_say_why_not(stages: Sequence[str]) -> str:
     """``log_run`` for a stage, whose work is done whatever becomes of this: prints and returns a line either way."""
     try:
-        line = log_run(MODELS, PLOTS, stages)
+        line = log_run(layout.MODELS, layout.PLOTS, stages)
     except UserError as error:
         line = f"note: {error}"
     print(line)
@@ -126,8 +122,7 @@ def _experiment(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
-    local = tracking_uri().startswith("sqlite:")
-    artifacts = Path("mlruns").resolve().as_uri() if local else None
+    artifacts = Path("mlruns").resolve().as_uri() if tracking_uri().startswith("sqlite:") else None
     return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
 
 
@@ -138,7 +133,9 @@ def _mlflow() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of MLflow, its drivers, or over a file that is not what it should be
         reason = " ".join(_without_credentials(str(error)).split())[:300]
         raise UserError(
             f"MLflow at {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
@@ -181,7 +178,7 @@ def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], models: Path, p
     settings |= {name: manifest[name] for name in ("parameters", "config_hash", "data_manifest_sha256")}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
     _log(client, run_id, _table(plots / "log.csv") + _table(plots / "evaluations.csv"))
-    client.log_artifact(run_id, str(manifest_path(models / manifest["model"])))
+    client.log_artifact(run_id, str(layout.manifest_path(models / manifest["model"])))
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
@@ -190,8 +187,6 @@ def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> 
     """Log the numbers of a stage that the run does not have yet, and then all files of the stage as artifacts."""
     recorded = client.get_run(run_id).data.metrics
     changed = {name: value for name, value in results(plots, [stage]).items() if recorded.get(name) != value}
-    if not changed:
-        return
     # MLflow's newest value is that of the highest step, whatever the clock says, and of equal steps and times the
     # larger one. So what replaces a value comes at a step after it.
     before = [m.step for name in changed if name in recorded for m in client.get_metric_history(run_id, name)]
@@ -236,11 +231,7 @@ def _owner() -> str:
 
 
 def _git_commit() -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "none"
 
 
 def _now() -> int:
@@ -248,4 +239,4 @@ def _now() -> int:
 
 
 if __name__ == "__main__":
-    run_command(lambda: print(log_run(MODELS, PLOTS, STAGES[1:])))
+    run_command(lambda: print(log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])))

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 # What the stages import. Looked up, not imported: some take seconds, and not every stage needs them.
 NEEDED = (
-    *("matplotlib", "mlflow", "numpy", "packaging", "pydantic", "safetensors", "sqlalchemy"),
+    *("matplotlib", "mlflow", "numpy", "packaging", "pydantic", "safetensors"),
     *("threadpoolctl", "tqdm", "yaml"),
 )
 

@@ -4,8 +4,7 @@ same bytes?
 Reads ``models/``, ``data/batches/``, in a process of its own. Leaves ``plots/checkpoint-roundtrip-verify/``.
 """
 
-from minitrain.base import files, formats, layout, process
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.evaluation import roundtrip
 from minitrain.params import read_params

@@ -9,8 +9,7 @@ import os
 import platform
 
 from minitrain import tracking
-from minitrain.base import files, formats, layout, process
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats, layout, process
 from minitrain.gate import checks, report
 from minitrain.gate.run import Run
 from minitrain.params import read_params

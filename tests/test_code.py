@@ -56,7 +56,8 @@ def test_the_engine_knows_nothing_of_texts_files_or_models():
         others = [other for other in import_closure(path) if "minitorch" not in other.parts]
         # The package itself pins the numerics before anything is imported from it.
         assert set(others) <= {
-            Path("minitrain", name) for name in ("__init__.py", "base/__init__.py", "base/numerics.py")
+            Path("minitrain", name)
+            for name in ("__init__.py", "base/__init__.py", "base/errors.py", "base/numerics.py")
         }
 
 
@@ -120,16 +121,22 @@ def test_the_closure_follows_imports_inside_functions_and_packages():
 
 
 def project(folder: Path) -> None:
-    (folder / "minitrain/room").mkdir(parents=True)
+    (folder / "minitrain/room/inner").mkdir(parents=True)
     (folder / "dvc.yaml").write_text("stages: {train: {deps: [data, minitrain/room, minitrain/a.py, plots/x.csv]}}")
-    for name in ("minitrain/a.py", "minitrain/other.py", "minitrain/room/b.py", "minitrain/room/c.txt"):
+    for name in (
+        "minitrain/a.py",
+        "minitrain/other.py",
+        "minitrain/room/b.py",
+        "minitrain/room/c.txt",
+        "minitrain/room/inner/d.py",
+    ):
         (folder / name).write_text("x = 1")
 
 
 def test_the_code_of_a_stage_is_what_it_declares(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     project(tmp_path)
-    assert code.declared_code("train") == [Path("minitrain/a.py"), Path("minitrain/room/b.py")]
+    assert code.declared_code("train") == [Path("minitrain", name) for name in ("a.py", "room/b.py", "room/inner/d.py")]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_mistakes_of_a_verb():
 
 def test_counts(rows):
     assert Counter(row.label for row in rows) == {"correct": 320, "mis_conjugated": 348}
-    assert {row.mis_conjugation_type for row in rows if row.mis_conjugation_type} == set(conjugation.MISTAKES)
+    assert {row.mis_conjugation_type for row in rows if row.mis_conjugation_type} == set(get_args(conjugation.Mistake))
     per_cell = Counter(row.cell for row in rows if row.label == "mis_conjugated")
     assert set(per_cell.values()) <= {1, 2, 3}
 
@@ -122,6 +123,14 @@ def test_the_command_makes_the_committed_bytes_and_pins_shards_of_ones_own(root,
     assert command(tmp_path, "--pin", "data/shards", "own.json") == (0, said.replace("data/MANIFEST.json", "own.json"))
     assert (tmp_path / "own.json").read_bytes() == (root / "data/MANIFEST.json").read_bytes()
 
+    twice = "  - {english: work, spanish: trabajar}\n"
+    (tmp_path / "data/verbs.yaml").write_text((root / "data/verbs.yaml").read_text() + twice)
+    code, said = command(tmp_path)
+    assert (code, "duplicate id: work." in said) == (1, True)
+    for path in (root / "data/shards").iterdir():  # nothing was written
+        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()
+
+    (tmp_path / "data/verbs.yaml").write_bytes((root / "data/verbs.yaml").read_bytes())
     (tmp_path / "data/shards/mine.jsonl").write_text("")
     assert command(tmp_path) == (1, "error: data/shards: mine.jsonl: not made by this command. Move it elsewhere.")
 

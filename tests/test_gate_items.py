@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +199,6 @@ def patched(module, name: str, value) -> Callable[[Path, pytest.MonkeyPatch], No
 
 VERB, MIS_CONJUGATED = "present_simple: [juego, juegas, juega]", "present_simple: [jugo, jugas, juga]"
 real_run = tracking.recorded_run
-real_distributions = checks.distributions
 
 # Each item of the gate: what makes it fail alone, and what its line then says.
 ALONE = {
@@ -222,8 +222,8 @@ ALONE = {
     "fp16 drift plot": (a_picture_of_one_pixel, "expected a picture drift_per_layer.png; got 1 x 1"),
     "no pickle": (lambda project, _: (project / "stages/extra.py").write_text("import pickle\n"), "stages/extra.py:"),
     "packages": (
-        patched(checks, "distributions", lambda: [d for d in real_distributions() if d.name != "pillow"]),
-        "packages as locked; got pillow nothing instead of ",
+        patched(checks, "version", lambda name: "0.1" if name == "pillow" else version(name)),
+        "packages as locked; got pillow 0.1 instead of ",
     ),
     "numerics": (
         lambda _, monkeypatch: monkeypatch.setitem(numerics.PROMISED, "openblas_core", "Zen"),
@@ -318,6 +318,10 @@ FAULTS = {
     "a wild first step": (
         lambda p: edit(p / "plots/train/log.csv", {"\n0,4.": "\n0,9."}),
         {"first step", "plots", "MLflow run"},
+    ),
+    "a text for the drift plot": (
+        lambda p: (p / "plots/fp16-drift/drift_per_layer.png").write_text("a text of more than 24 letters"),
+        {"fp16 drift plot", "plots"},
     ),
     "the drift plot cut off": (
         lambda p: (p / "plots/fp16-drift/drift_per_layer.png").write_bytes(b"\x89PNG"),

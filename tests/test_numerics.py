@@ -13,7 +13,7 @@ from minitrain.base import numerics
 
 def start(code: str, root, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environment}
-    for name in (*numerics.PINNED, *numerics.CONFLICTING):
+    for name in (*numerics.PINNED, "NPY_ENABLE_CPU_FEATURES"):
         if name not in environment:
             env.pop(name, None)
     return subprocess.run(

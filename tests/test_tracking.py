@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import edit
+from mlflow.exceptions import MlflowException
 
 from minitrain import tracking
 from minitrain.base import formats
@@ -73,7 +74,7 @@ def test_an_exception_that_repeats_the_uri_is_shown_without_its_credentials(stor
     uri = "http://me:secret@host"
 
     def fail():
-        raise tracking.MlflowException(f"{'x' * 282} {uri}/api failed, asked {uri}")
+        raise MlflowException(f"{'x' * 282} {uri}/api failed, asked {uri}")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(tracking, "_client", fail)
@@ -142,6 +143,17 @@ def test_later_stages_add_to_the_same_run(store):
     artifacts = {path.name for path in Path("mlruns").rglob("*") if path.is_file()}
     assert {"perplexity_vs_n.png", "log.csv"} <= artifacts
     assert any(name.endswith(".manifest.json") for name in artifacts)
+
+
+def test_a_picture_that_was_drawn_later_replaces_the_one_before(store, tmp_path):
+    """When the training ends, plots/train may still have the picture of the run before."""
+    models, plots = store / "models", tmp_path / "plots"
+    shutil.copytree(store / "plots", plots)
+    for content in (b"old", b"new"):
+        (plots / "train/loss.png").write_bytes(content)
+        tracking.log_run(models, plots, ["train"])
+    (logged,) = Path("mlruns").rglob("loss.png")
+    assert logged.read_bytes() == b"new"
 
 
 def test_results_of_another_experiment_are_replaced_whatever_the_clock_says(store, tmp_path, monkeypatch):

@@ -55,8 +55,9 @@ def test_a_damaged_model_fails_what_needs_it(whole, monkeypatch):
     assert "damaged or changed" in got["round trip"]
 
 
-def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whole, run):
-    (whole / "plots/fp16-drift/metrics.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", "[]"])
+def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whole, run, content):
+    (whole / "plots/fp16-drift/metrics.json").write_text(content)
     change_json(manifest(whole), lambda m: m.pop("step"))
     result = run(whole, "stages.verify")
     assert result.returncode == 1

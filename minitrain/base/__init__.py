@@ -1,1 +1,5 @@
 """The ground floor: errors, the start and end of a process, the numerics, and every file that is read or written."""
+
+from minitrain.base.errors import UserError
+
+__all__ = ["UserError"]

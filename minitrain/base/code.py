@@ -13,7 +13,7 @@ def declared_code(stage: str) -> list[Path]:
     """The Python files that a stage of ``dvc.yaml`` depends on, sorted; folders stand for all files in them."""
     pipeline = yaml.safe_load(files.read_text(Path("dvc.yaml")))
     code = [Path(dep) for dep in pipeline["stages"][stage]["deps"] if Path(dep).parts[0] in PACKAGES]
-    return sorted({file for path in code for file in ([path] if path.is_file() else path.rglob("*.py"))})
+    return sorted({file for path in code for file in ([path] if path.is_file() else path.rglob("[!.]*.py"))})
 
 
 def code_digest(stage: str) -> str:

@@ -27,8 +27,6 @@ PINNED = {
     "OPENBLAS_NUM_THREADS": "1",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
-# NumPy refuses to start when features are both enabled and disabled by hand.
-CONFLICTING = ("NPY_ENABLE_CPU_FEATURES",)
 
 # What `fingerprint` returns wherever equal bits are promised.
 PROMISED = {
@@ -64,8 +62,7 @@ def pin() -> None:
         return
     numpy_was_first = "numpy" in sys.modules
     os.environ.update(PINNED)
-    for name in CONFLICTING:
-        os.environ.pop(name, None)
+    os.environ.pop("NPY_ENABLE_CPU_FEATURES", None)  # NumPy refuses to start when features are enabled and disabled
     with warnings.catch_warnings():
         # NumPy warns when a feature to disable is not there at all. That is as good as disabled.
         warnings.simplefilter("ignore", ImportWarning)

@@ -24,8 +24,7 @@ def encode_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     """
     # safetensors 0.8.0 writes wrong bytes for strided arrays. (ascontiguousarray makes a scalar 1-D.)
     whole = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in tensors.items()}
-    data: bytes = safetensors.numpy.save(whole, metadata={"sha256": tensors_digest(whole)})
-    return data
+    return safetensors.numpy.save(whole, metadata={"sha256": tensors_digest(whole)})
 
 
 def decode_tensors(data: bytes, name: str, expected: TensorSpecs | None = None) -> Tensors:

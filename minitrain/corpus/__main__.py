@@ -5,11 +5,10 @@ byte the same each time. With ``--pin SHARDS MANIFEST``: write the manifest of s
 import argparse
 from pathlib import Path
 
-from minitrain.base import files, formats, layout
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
 from minitrain.corpus import generate
-from minitrain.corpus.shards import read_shards
+from minitrain.corpus.shards import parse_shards, read_shards
 
 
 def main() -> None:
@@ -21,6 +20,7 @@ def main() -> None:
         contents = generate.shard_files(generate.make_rows(generate.read_verbs(layout.VERBS)))
         if others := {path.name for path in folder.glob("*.jsonl")} - contents.keys():
             raise UserError(f"{folder}: {', '.join(sorted(others))}: not made by this command. Move it elsewhere.")
+        parse_shards({folder / name: data.decode() for name, data in contents.items()})  # before anything is written
         files.write_all(folder, contents)
     corpus = read_shards(folder)
     manifest = corpus.manifest()

@@ -23,7 +23,6 @@ Mistake = Literal[
 ]
 PERSONS: tuple[Person, ...] = get_args(Person)
 TENSES: tuple[Tense, ...] = get_args(Tense)
-MISTAKES: tuple[Mistake, ...] = get_args(Mistake)
 
 # Index 0, 1, 2 is the person 1sg, 2sg, 3sg throughout.
 ENGLISH_SUBJECT = ("I", "you", "he")
@@ -62,7 +61,8 @@ SPANISH = {
 
 # The forms that depart from the rules: one for each person, or one for all.
 FormTense = Annotated[str, Field(pattern="^(present_simple|past_simple|past_participle|future_will)$")]
-Forms = dict[FormTense, Annotated[list[str], Field(min_length=3, max_length=3)] | str]
+Form = Annotated[str, Field(pattern=r"^\w+$")]
+Forms = dict[FormTense, Annotated[list[Form], Field(min_length=3, max_length=3)] | Form]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -70,7 +70,7 @@ class Verb:
     """One entry of the table; the ``*_forms`` hold what departs from the rules."""
 
     english: Annotated[str, Field(pattern="^[a-z]{2,}$")]
-    spanish: Annotated[str, Field(pattern="(ar|er|ir)$")]
+    spanish: Annotated[str, Field(pattern=r"^\w*(ar|er|ir)$")]
     english_forms: Forms = Field(default_factory=dict)
     spanish_forms: Forms = Field(default_factory=dict)
     inverted: bool = False  # gustar: the person is a dative pronoun, the verb is in 3sg

@@ -10,8 +10,7 @@ from typing import Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from minitrain.base import files
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files
 from minitrain.corpus import conjugation
 from minitrain.corpus.conjugation import PERSONS, TENSES, Verb
 from minitrain.corpus.rows import Row, cell_name, fingerprint

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files, formats
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats
 from minitrain.corpus.rows import Row, parse_row
 
 SCHEMA_VERSION = 1

@@ -61,9 +61,7 @@ class DataIterator:
 
 @functools.lru_cache(maxsize=2)  # a batch needs the order of its epoch, and perhaps of the next
 def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    order = np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
-    order.setflags(write=False)
-    return order
+    return np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
 
 
 def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[Microshard]:

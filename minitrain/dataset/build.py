@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minitrain.base import files, formats, tensors
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats, tensors
 from minitrain.corpus.rows import Row
 from minitrain.corpus.shards import Corpus
 from minitrain.dataset.read import CELL_COLUMNS
@@ -42,7 +41,7 @@ def build_dataset(
     content = {
         "tokenizer.json": formats.json_bytes(tokenizer.to_json()),
         "cells.json": encode_cells(sorted(rows, key=lambda row: row.cell), split_of),
-        **{f"{split}.safetensors": tensors.encode_tensors(store.arrays()) for split, store in stores.items()},
+        **{f"{split}.safetensors": tensors.encode_tensors(vars(store)) for split, store in stores.items()},
     }
     summary = {
         "data_manifest_sha256": data_manifest_sha256,

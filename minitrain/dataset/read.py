@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files, formats, tensors
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files, formats, tensors
 from minitrain.dataset.stores import SPLITS, STORE_SPECS, TokenStore
 from minitrain.dataset.tokenizer import Tokenizer
 from minitrain.params import ModelConfig

@@ -28,8 +28,7 @@ def split_cells(rows: Sequence[Row], config: SplitConfig) -> dict[str, str]:
             first_of.setdefault(_group(row, by), row)
     strata: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, row in first_of.items():
-        tense = () if by == "verb" else (row.tense,)
-        strata[(*tense, row.english_regularity)].append(name)
+        strata["" if by == "verb" else row.tense, row.english_regularity].append(name)
 
     quotas = {
         split: _quotas({s: len(names) for s, names in strata.items()}, f)
@@ -59,8 +58,7 @@ def split_cells(rows: Sequence[Row], config: SplitConfig) -> dict[str, str]:
 
 
 def _group(row: Row, by: str) -> str:
-    names = {"cell": row.cell, "verb_tense": f"{row.verb_lemma}.{row.tense}", "verb": row.verb_lemma}
-    return names[by]
+    return {"cell": row.cell, "verb_tense": f"{row.verb_lemma}.{row.tense}", "verb": row.verb_lemma}[by]
 
 
 def _quotas(sizes: dict[tuple[str, ...], int], fraction: float) -> dict[tuple[str, ...], int]:

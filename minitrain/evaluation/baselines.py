@@ -40,7 +40,7 @@ def measure_split(split: str, config: NgramConfig, dataset: Dataset, exported: E
     best_of["baseline"] = min(best_of.values())
     # The corpus is all its sequences with equal chance: ln(number of sequences) nats each is the best possible.
     floor_nats = len(store) * math.log(sum(len(of_split) for of_split in dataset.stores.values()))
-    characters = sum(len(dataset.tokenizer.decode(tokens)) for tokens in _sequences(store))
+    characters = sum(len(dataset.tokenizer.decode(tokens)) for tokens in store.sequences())
     total_nll = {
         "model": nll.sum(),
         "best_kneser_ney": min(kneser_ney.values(), key=perplexity).sum(),
@@ -68,7 +68,7 @@ def groups(store: TokenStore, dataset: Dataset) -> dict[str, dict[str, np.ndarra
     irregular = np.array([dataset.cells[cell]["english_regularity"] == "irregular" for cell in store.cell.tolist()])
     irregular, direction = np.repeat(irregular, n_targets), np.repeat(store.direction, n_targets)
     has_slash = np.array(["/" in token for token in dataset.tokenizer.tokens])
-    second_half = np.concatenate([np.cumsum(has_slash[tokens])[:-1] > 0 for tokens in _sequences(store)])
+    second_half = np.concatenate([np.cumsum(has_slash[tokens])[:-1] > 0 for tokens in store.sequences()])
     return {
         "english_regularity": {"regular": ~irregular, "irregular": irregular},
         "direction": {name: direction == index for index, name in enumerate(DIRECTIONS)},
@@ -76,21 +76,15 @@ def groups(store: TokenStore, dataset: Dataset) -> dict[str, dict[str, np.ndarra
     }
 
 
-def _sequences(store: TokenStore) -> list[np.ndarray]:
-    return np.split(store.tokens, store.offsets[1:-1])
-
-
 def plots(metrics: dict[str, Any]) -> dict[str, bytes]:
     """The files of ``plots/baseline-compare/`` by name."""
     metrics = formats.rounded(metrics)
     content = {}
     for split, of_split in metrics.items():
-        lines = of_split["model_ppl"], of_split["floor_ppl"]
-        rows = [(n, ppl, *lines) for n, ppl in of_split["add_alpha"].items()]
+        rows = [(n, ppl, of_split["model_ppl"], of_split["floor_ppl"]) for n, ppl in of_split["add_alpha"].items()]
         content[f"perplexity_{split}.csv"] = formats.csv_bytes(["n", "add_alpha", "model", "floor"], rows)
         # A table of its own: it has no n = 1, and a hole in a column would be drawn as 0.
-        rows = list(of_split["kneser_ney"].items())
-        content[f"kneser_ney_{split}.csv"] = formats.csv_bytes(["n", "kneser_ney"], rows)
+        content[f"kneser_ney_{split}.csv"] = formats.csv_bytes(["n", "kneser_ney"], of_split["kneser_ney"].items())
     return {
         **content,
         "perplexity_vs_n.png": figures.perplexity_vs_n(metrics),

@@ -63,8 +63,7 @@ def measure(dataset: Dataset, exported: ExportedModel) -> tuple[dict[str, Any], 
             rounding = fmt.round if mode == "weights_and_activations" else None
             drifted = rounded.activations(Tape(recording=False, rounding=rounding), shard.tokens)
             found = changed_argmax(reference["logits"], drifted["logits"], shard, dataset.tokenizer)
-            new_flips = [Flip(fmt.name, mode, *flip) for flip in found]
-            flips += new_flips
+            flips += (new_flips := [Flip(fmt.name, mode, *flip) for flip in found])
             result[fmt.name][mode] = {
                 "layers": {layer: distance(reference[layer], drifted[layer]) for layer in reference},
                 "argmax_flips": len(new_flips),
@@ -127,11 +126,10 @@ def flips_page(flips: list[Flip], positions: int) -> str:
 def table(metrics: dict[str, Any], key: str) -> bytes:
     """A CSV for plotting, a row a layer: one measure under each format and mode, and the bound of each format."""
     lines = [(fmt.name, mode) for fmt in FORMATS for mode in MODES]
-    columns = ["depth", "layer", *(f"{name}_{mode}" for name, mode in lines)]
-    columns += [f"{fmt.name}_unit_roundoff" for fmt in FORMATS]
-    bounds = [fmt.unit_roundoff for fmt in FORMATS]
+    bounds = {f"{fmt.name}_unit_roundoff": fmt.unit_roundoff for fmt in FORMATS}
+    columns = ["depth", "layer", *("_".join(line) for line in lines), *bounds]
     rows = [
-        [depth, layer, *(metrics[name][mode]["layers"][layer][key] for name, mode in lines), *bounds]
+        [depth, layer, *(metrics[name][mode]["layers"][layer][key] for name, mode in lines), *bounds.values()]
         for depth, layer in enumerate(metrics["largest_activation"])
     ]
     return formats.csv_bytes(columns, rows)

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from minitrain.base import files, layout, tensors
-from minitrain.base.tensors import TensorSpecs
 from minitrain.dataset.read import Dataset
 from minitrain.loop import midrun_step, train
 from minitrain.minitorch.tape import Tape
@@ -26,7 +25,10 @@ def measure(
     arrays = state_tensors(state)
     recorded = exported.manifest["state_digests"]
 
-    specs: TensorSpecs = {"tokens": ("int64", (None, None)), "logits": ("float64", (None, model_config.vocab_size))}
+    specs: tensors.TensorSpecs = {
+        "tokens": ("int64", (None, None)),
+        "logits": ("float64", (None, model_config.vocab_size)),
+    }
     probe_path = folder / layout.PROBE
     probe = tensors.load_tensors(probe_path, specs, exported.digest_of(probe_path))
     logits = exported.model(np.float64).logits(Tape(recording=False), probe["tokens"])

@@ -7,11 +7,10 @@ Each check is a function of a ``Run`` that returns what was expected, what was g
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from minitrain import tracking
 from minitrain.base import files, layout, numerics
@@ -153,7 +152,8 @@ def check_first_step(run: Run) -> Outcome:
 def check_drift_picture(run: Run) -> Outcome:
     data = files.read_bytes(layout.PLOTS / "fp16-drift" / "drift_per_layer.png")
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))  # of PNG's first chunk
-    return "a picture drift_per_layer.png", f"{width} x {height}", min(width, height) > 100
+    is_picture = data.startswith(b"\x89PNG\r\n\x1a\n") and min(width, height) > 100
+    return "a picture drift_per_layer.png", f"{width} x {height}", is_picture
 
 
 def check_no_pickle(run: Run) -> Outcome:
@@ -162,15 +162,20 @@ def check_no_pickle(run: Run) -> Outcome:
     return "no pickle in the syntax tree of any file", f"{len(paths)} files, {'; '.join(uses) or 'none'}", not uses
 
 
+def _installed(package: Requirement) -> str:
+    try:
+        return version(package.name)
+    except PackageNotFoundError:
+        return "nothing"
+
+
 def check_packages(run: Run) -> Outcome:
     lines = files.read_text(layout.REQUIREMENTS_LOCK).splitlines()
     locked = [Requirement(line.rstrip("\\ ")) for line in lines if "==" in line and not line.startswith((" ", "#"))]
     locked = [package for package in locked if package.marker is None or package.marker.evaluate()]
-    installed = {canonicalize_name(package.metadata["Name"]): package.version for package in distributions()}
+    versions = {package: _installed(package) for package in locked}
     wrong = [
-        f"{package.name} {version or 'nothing'} instead of {package.specifier}"
-        for package in locked
-        if (version := installed.get(canonicalize_name(package.name))) is None or version not in package.specifier
+        f"{p.name} {got} instead of {p.specifier}" for p, got in versions.items() if f"=={got}" != str(p.specifier)
     ]
     return f"{len(locked)} packages as locked", _some(wrong) or "equal", not wrong
 

@@ -30,8 +30,8 @@ def agrees(path: Path, expected: bytes) -> bool:
 
 def close(left: str, right: str) -> bool:
     """Whether two texts are equal, but for numbers that are not both whole, which may differ by TOLERANCE."""
-    pairs = list(zip(NUMBER.findall(left), NUMBER.findall(right), strict=False))
     return NUMBER.sub("0", left) == NUMBER.sub("0", right) and all(
-        a == b or (not (a.isdigit() and b.isdigit()) and math.isclose(float(a), float(b), rel_tol=TOLERANCE))
-        for a, b in pairs
+        a == b
+        or (not (a.isdigit() and b.isdigit()) and math.isclose(float(a), float(b), rel_tol=TOLERANCE, abs_tol=1e-9))
+        for a, b in zip(NUMBER.findall(left), NUMBER.findall(right), strict=False)
     )

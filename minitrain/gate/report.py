@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from minitrain.base import formats
-from minitrain.base.errors import UserError
-from minitrain.base.layout import MODELS, metrics_path
+from minitrain.base import UserError, formats, layout
 from minitrain.gate.checks import CheckResult
 from minitrain.training.export import read_manifest
 
@@ -58,7 +56,7 @@ def _cell(text: str) -> str:
 
 
 def _model() -> str:
-    manifest = read_manifest(MODELS)
+    manifest = read_manifest(layout.MODELS)
     trained = f"trained for {manifest['step']:,} steps, best at step {manifest['metrics']['best_step']:,}"
     return f"`models/{manifest['model']}` ({manifest['parameters']:,} parameters, {trained})"
 
@@ -70,13 +68,13 @@ def _against_ngrams() -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     keys = ("model_ppl", "best_add_alpha_ppl", "best_kneser_ney_ppl", "floor_ppl", "ratio_to_best_baseline")
-    for split, scores in formats.read_json(metrics_path("baseline-compare")).items():
+    for split, scores in formats.read_json(layout.metrics_path("baseline-compare")).items():
         lines.append(f"| {split} | {' | '.join(format(scores[key], '.3f') for key in keys)} |")
     return "\n".join([*lines, "\n![perplexity over n](plots/baseline-compare/perplexity_vs_n.png)"])
 
 
 def _drift() -> str:
-    metrics: Mapping[str, Any] = formats.read_json(metrics_path("fp16-drift"))
+    metrics: Mapping[str, Any] = formats.read_json(layout.metrics_path("fp16-drift"))
     lines = [
         "\n## Drift under fp16 and bf16\n",
         "| format | rounded | logits, relative L2 | argmax flips | perplexity |",

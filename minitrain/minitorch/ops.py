@@ -30,14 +30,12 @@ def _row_means(x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """Means over the last axis of (N, C), or of (N, C) times ``weight`` (C,), as a column (N, 1)."""
     n_channels = x.shape[1]
     over = np.full(n_channels, 1 / n_channels, x.dtype) if weight is None else weight / n_channels
-    means: np.ndarray = (x @ over)[:, None]
-    return means
+    return (x @ over)[:, None]
 
 
 def _column_sums(x: np.ndarray) -> np.ndarray:
     """Sums over the first axis of (N, C): (C,)."""
-    sums: np.ndarray = np.ones(len(x), x.dtype) @ x
-    return sums
+    return np.ones(len(x), x.dtype) @ x
 
 
 # --- embedding: rows of a table --------------------------------------------------------------------

@@ -27,8 +27,7 @@ class AdamW:
     decay: InitVar[np.ndarray]  # weight decay of each number, flat
 
     def __post_init__(self, config: Any, decay: np.ndarray) -> None:
-        self._beta1, self._beta2, self._eps = config.beta1, config.beta2, config.eps
-        self._decay = decay
+        self._beta1, self._beta2, self._eps, self._decay = config.beta1, config.beta2, config.eps, decay
 
     def update(self, weights: np.ndarray, grads: np.ndarray, lr: float) -> None:
         """Take one step, in place on ``weights`` (flat, as ``grads``)."""

@@ -42,8 +42,7 @@ class Padding(NamedTuple):
     def remove(self, x: np.ndarray) -> np.ndarray:
         """(B, T, C) -> (N, C)."""
         B, T = self.shape
-        rows: np.ndarray = x.reshape(B * T, -1)[self.real]
-        return rows
+        return x.reshape(B * T, -1)[self.real]
 
 
 def add_padding_forward(x: np.ndarray, padding: Padding) -> Result:

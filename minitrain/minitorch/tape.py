@@ -7,7 +7,7 @@ the end: no recursion, no search, and always the same order, so gradients add up
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +77,7 @@ class Record(NamedTuple):
     saved: tuple[Any, ...]
 
 
+@dataclass
 class Tape:
     """The records of one forward pass.
 
@@ -84,10 +85,9 @@ class Tape:
     result of every operation: it simulates activations in a narrower format.
     """
 
-    def __init__(self, recording: bool = True, rounding: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.records: list[Record] = []
-        self.recording = recording
-        self.rounding = rounding
+    recording: bool = True
+    rounding: Callable[[np.ndarray], np.ndarray] | None = None
+    records: list[Record] = field(default_factory=list)
 
     def record(self, op: Op, inputs: tuple[Tensor, ...], result: np.ndarray, saved: tuple[Any, ...]) -> Tensor:
         """Append what an operation has computed; the tensor of its result."""

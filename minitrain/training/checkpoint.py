@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minitrain.base import files, tensors
-from minitrain.base.errors import UserError
-from minitrain.base.tensors import Tensors, TensorSpecs
+from minitrain.base import UserError, files, tensors
 from minitrain.loop import midrun_step
 from minitrain.minitorch.schedule import Schedule
 from minitrain.params import ModelConfig, TrainConfig
@@ -26,7 +24,7 @@ MIDRUN = "kept.safetensors"  # the checkpoint that is exported too
 LOG_COLUMNS = {"log.steps": 3, "log.evaluations": 2}
 
 
-def state_tensors(state: TrainState) -> Tensors:
+def state_tensors(state: TrainState) -> tensors.Tensors:
     """A train state as arrays by their paths, such as ``optimizer.m``."""
     return {path: _to_array(path, getattr(owner, name)) for path, owner, name in _attributes(state)}
 
@@ -41,7 +39,7 @@ def load_state(
 def decode_state(data: bytes, name: str, model_config: ModelConfig, config: TrainConfig) -> TrainState:
     """The train state in the content of a file; UserError begins with ``name``."""
     state = initial_state(model_config, config)
-    specs: TensorSpecs = {
+    specs: tensors.TensorSpecs = {
         path: (array.dtype.name, (None, LOG_COLUMNS[path]) if path in LOG_COLUMNS else array.shape)
         for path, array in state_tensors(state).items()
     }
@@ -96,12 +94,11 @@ def _from_array(array: np.ndarray, like: Any) -> Any:
             return type(like)(array)
 
 
-def state_digests(arrays: Tensors) -> dict[str, str]:
+def state_digests(arrays: tensors.Tensors) -> dict[str, str]:
     """sha256 of each part of a state, over the names, dtypes, shapes and bytes of its tensors."""
-    parts = dict.fromkeys(path.split(".")[0] for path in arrays)
     return {
         part: tensors.tensors_digest({path: array for path, array in arrays.items() if path.startswith(f"{part}.")})
-        for part in parts
+        for part in dict.fromkeys(path.split(".")[0] for path in arrays)
     }
 
 
@@ -139,7 +136,10 @@ def _load_whole(path: Path, model_config: ModelConfig, config: TrainConfig) -> T
     """The state in a working checkpoint; None, and the terminal says why, where it is missing or damaged. UserError
     where it cannot be read: it may well be whole, and then it must not be replaced.
     """
-    data = files.read_bytes(path) if path.exists() else b""
+    if not path.exists():
+        print(f"{path}: not there")
+        return None
+    data = files.read_bytes(path)
     try:
         return decode_state(data, str(path), model_config, config)
     except UserError as error:

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minitrain.base import files, formats, layout, tensors
-from minitrain.base.errors import UserError
-from minitrain.base.tensors import Tensors
+from minitrain.base import UserError, files, formats, layout, tensors
 from minitrain.dataset.batches import pad
 from minitrain.dataset.stores import TokenStore
 from minitrain.minitorch.tape import Tape
@@ -37,19 +35,20 @@ def model_files(
         layout.PROBE: tensors.encode_tensors(probe(state, model_config, val_set)),
     }
     best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": perplexity(state.best.loss)}
-    complete = manifest.complete(
-        inputs,
-        name.name,
-        model.size,
-        state.step,
-        formats.rounded(best),
-        checkpoint.state_digests(arrays),
-        {path: files.sha256(data) for path, data in content.items()},
-    )
+    complete = {
+        **inputs,
+        "inputs_digest": manifest.inputs_digest(inputs),
+        "model": name.name,
+        "parameters": model.size,
+        "step": state.step,
+        "metrics": formats.rounded(best),
+        "state_digests": checkpoint.state_digests(arrays),  # taken from memory, as the next ones
+        "files": {path: files.sha256(data) for path, data in content.items()},
+    }
     return {**content, layout.manifest_path(name).name: formats.json_bytes(complete)}
 
 
-def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> Tensors:
+def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> tensors.Tensors:
     """A few validation sequences and the model's float64 logits for them, computed from the weights in memory."""
     tokens = pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
     model = MiniGPT.with_weights(model_config, state.best.weights.astype(np.float64))
@@ -93,7 +92,16 @@ class ExportedModel:
 
     def digest_of(self, path: Path) -> str:
         """The sha256 of a file in ``models/``, which training took from memory before it wrote the file."""
-        return str(self.manifest["files"].get(path.relative_to(self.path.parent).as_posix()))
+        return listed_digest(self.manifest, path.relative_to(self.path.parent).as_posix())
+
+
+def listed_digest(content: Mapping[str, Any], name: str) -> str:
+    """The sha256 that a manifest gives for one of the run's files; UserError when it does not list the file."""
+    if name not in content["files"]:
+        raise UserError(
+            f"the manifest of {content['model']}: key 'files': expected {name}. Train again: dvc repro train"
+        )
+    return str(content["files"][name])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def read_model(folder: Path, model_config: ModelConfig) -> ExportedModel:
     parameters say.
     """
     content = read_manifest(folder)
-    path, expected = folder / content["model"], str(content["files"].get(content["model"]))
+    path, expected = folder / content["model"], listed_digest(content, content["model"])
     if content["config"].get("model") != asdict(model_config):
         raise UserError(
             f"{layout.manifest_path(path)}: expected the config of params.yaml {asdict(model_config)}, got "

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from minitrain.base import files, formats, numerics
+from minitrain.base import files, formats, layout, numerics
 from minitrain.base.code import code_digest
-from minitrain.base.layout import BATCHES, REQUIREMENTS_LOCK
 from minitrain.dataset.read import Dataset
 from minitrain.params import ModelConfig, TrainConfig
 
@@ -34,9 +33,9 @@ def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset)
         "config": configs,
         "config_hash": _digest(configs),
         "data_manifest_sha256": dataset.data_manifest_sha256,
-        "data": {(BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
+        "data": {(layout.BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
         "code_digest": code_digest("train"),
-        "requirements_lock_sha256": files.sha256_file(REQUIREMENTS_LOCK),
+        "requirements_lock_sha256": files.sha256_file(layout.REQUIREMENTS_LOCK),
         "packages": {name: version(name) for name in PACKAGES},
         "numerics": numerics.fingerprint(),
     }
@@ -45,28 +44,6 @@ def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset)
 def inputs_digest(inputs: Mapping[str, Any]) -> str:
     """The name of the folder with a run's checkpoints: 16 hex digits."""
     return _digest(inputs)[:16]
-
-
-def complete(
-    inputs: Mapping[str, Any],
-    model_file: str,
-    n_parameters: int,
-    step: int,
-    metrics: Mapping[str, Any],
-    state_digests: Mapping[str, str],
-    file_digests: Mapping[str, str],
-) -> dict[str, Any]:
-    """The manifest beside the model. The digests are of each part of the state, taken from memory, and of each file."""
-    return {
-        **inputs,
-        "inputs_digest": inputs_digest(inputs),
-        "model": model_file,
-        "parameters": n_parameters,
-        "step": step,
-        "metrics": dict(metrics),
-        "state_digests": dict(state_digests),
-        "files": dict(file_digests),
-    }
 
 
 def _digest(value: Any) -> str:
