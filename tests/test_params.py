@@ -38,7 +38,11 @@ def test_params_are_dataclasses_that_cannot_be_changed_or_made_wrong(root, text)
 WHOLE = "train.steps: expected a whole number"
 BAD = {
     "unknown key": ("  steps: 2000", "  steps: 2000\n  stepps: 3", "params.yaml:25: train.stepps: unknown key."),
-    "misspelled key": ("  steps: 2000", "  stepps: 2000", "params.yaml:24: train.stepps: unknown key; missing here: steps."),
+    "misspelled key": (
+        "  steps: 2000",
+        "  stepps: 2000",
+        "params.yaml:24: train.stepps: unknown key; missing here: steps.",
+    ),
     "section without keys": ("ngram:\n", "ngram:\nold:\n", "ngram: expected keys with values, got NoneType None."),
     "unknown section": ("data:\n", "extra: 1\ndata:\n", "extra: unknown key"),
     "missing key": ("  steps: 2000\n", "", "params.yaml:22: train.steps: this key is missing."),
