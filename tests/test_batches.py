@@ -1,111 +1,104 @@
-"""Data order, padding and masks; from rows to stores."""
+"""From rows to stores, and from stores to batches: order, padding and masks."""
 
-import json
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import random_store
+from conftest import TINY_MODEL, random_store
 
 from minitrain.base import files, formats, tensors
 from minitrain.base.errors import UserError
 from minitrain.corpus.shards import read_corpus
 from minitrain.dataset import build
 from minitrain.dataset.batches import DataIterator, make_microshards, pad
-from minitrain.dataset.read import decode_cells, read_dataset
-from minitrain.dataset.stores import SPLITS, TokenStore
+from minitrain.dataset.read import read_dataset
+from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS, EOS, PAD, train_tokenizer
-from minitrain.params import ModelConfig, read_params
+from minitrain.params import read_params
 
 
-def order(n, seed, batch_size, steps, epoch=0, position=0):
-    data = DataIterator(seed, epoch, position)
-    batches = [data.next_ids(n, batch_size).tolist() for _ in range(steps)]
-    return batches, data.epoch, data.position
+def store_of(*sequences):
+    tokens, offsets = np.concatenate(sequences).astype(np.uint16), np.cumsum([0, *map(len, sequences)])
+    return TokenStore(tokens, offsets, np.zeros(len(sequences), np.int32), np.zeros(len(sequences), np.uint8))
 
 
-def test_every_epoch_is_a_permutation_and_batches_run_across_its_end():
-    batches, epoch, position = order(10, 18, 4, 15)  # six epochs
-    flat = [i for batch in batches for i in batch]
-    for start in range(0, 60, 10):
-        assert sorted(flat[start : start + 10]) == list(range(10))
-    assert flat[:10] != flat[10:20]
-    assert (epoch, position) == (6, 0)
+# --- the order of data -------------------------------------------------------------------------------
+
+
+def order(data, n, batch_size, steps):
+    """The ids of some batches, one list."""
+    return np.concatenate([data.next_ids(n, batch_size) for _ in range(steps)]).tolist()
+
+
+@pytest.mark.parametrize(("n", "batch_size", "steps"), [(10, 4, 16), (3, 8, 4)])
+def test_every_epoch_is_another_permutation_and_batches_run_across_its_end(n, batch_size, steps):
+    data = DataIterator(seed=18)
+    ids = order(data, n, batch_size, steps)
+    epochs = [ids[start : start + n] for start in range(0, len(ids) - n, n)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert (data.epoch, data.position) == divmod(batch_size * steps, n)
 
 
 def test_the_order_is_a_pure_function_of_seed_and_place():
-    whole, _, _ = order(10, 18, 4, 12)
-    head, epoch, position = order(10, 18, 4, 5)
-    tail, _, _ = order(10, 18, 4, 7, epoch, position)
-    assert head + tail == whole
-    assert order(10, 19, 4, 12)[0] != whole
+    head = DataIterator(seed=18)
+    ids = order(head, 10, 4, 5)
+    tail = DataIterator(18, head.epoch, head.position)
+    assert ids + order(tail, 10, 4, 7) == order(DataIterator(seed=18), 10, 4, 12)
+    assert order(DataIterator(seed=19), 10, 4, 5) != ids
 
 
-def test_a_batch_may_be_larger_than_the_data():
-    data = DataIterator(seed=1)
-    ids = data.next_ids(3, 8)
-    assert Counter(ids.tolist()).most_common()[-1][1] >= 2
-    assert data == DataIterator(seed=1, epoch=2, position=2)
-
-
-def test_a_batch_is_its_sequences_in_microshards():
-    store = random_store(10, seed=4)
-    data, same = DataIterator(seed=5, position=3), DataIterator(seed=5, position=3)
-    shards = data.next_batch(store, 4, 2)
-    expected = make_microshards(store, same.next_ids(10, 4), 2)
-    assert data == same == DataIterator(seed=5, position=7)
-    assert [shard.tokens.tolist() for shard in shards] == [shard.tokens.tolist() for shard in expected]
-    assert len(shards) == 2
+# --- microshards -------------------------------------------------------------------------------------
 
 
 def test_padding_targets_and_mask():
-    store = TokenStore(
-        np.array([BOS, 7, EOS, BOS, 8, 9, EOS], np.uint16),
-        np.array([0, 3, 7]),
-        np.zeros(2, np.int32),
-        np.zeros(2, np.uint8),
-    )
-    shard = pad(store, np.array([1, 0]))
+    shard = pad(store_of([BOS, 7, EOS], [BOS, 8, 9, EOS]), np.array([1, 0]))
     assert shard.tokens.tolist() == [[BOS, 8, 9], [BOS, 7, PAD]]  # nothing follows <eos>, so it is not read
     assert shard.targets.tolist() == [[8, 9, EOS], [7, EOS, PAD]]
     assert shard.loss_mask.tolist() == [[True, True, True], [True, True, False]]
     assert shard.n_targets == 5
 
 
-def test_microshards_hold_each_sequence_once_in_a_fixed_order():
-    store = random_store(10, seed=4)
-    ids = np.arange(10)[::-1].copy()
-    shards = make_microshards(store, ids, 4)
-    again = make_microshards(store, ids, 4)
-    rows = [tuple(t[:n]) for s in shards for t, n in zip(s.tokens, s.loss_mask.sum(1), strict=True)]
-    expected = [tuple(store.tokens[a : b - 1]) for a, b in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
-    assert Counter(rows) == Counter(expected)
-    assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(shards, again, strict=True))
-    assert len(make_microshards(store, ids[:2], 4)) == 2
+@pytest.mark.parametrize(("n_sequences", "n_shards"), [(11, 4), (10, 1), (2, 4)])
+def test_microshards_hold_each_sequence_once_the_longest_first_equals_in_their_order(n_sequences, n_shards):
+    store = random_store(11, seed=4)
+    ids = np.arange(11)[::-1][:n_sequences]
+    shards = make_microshards(store, ids, n_shards)
+    read = [row[: mask.sum()].tolist() for s in shards for row, mask in zip(s.tokens, s.loss_mask, strict=True)]
+    assert read == [store.sequences()[i][:-1].tolist() for i in sorted(ids, key=lambda i: -store.lengths[i])]
+    assert all(shard.loss_mask.any(axis=0).all() for shard in shards)  # no column is all padding
+    assert len(shards) == min(n_sequences, n_shards)
 
 
-def test_a_store_that_does_not_fit_the_model_is_named():
+def test_microshards_cost_about_the_same_however_lengths_differ():
+    """Cut by rows, one part would have six times the tokens of the other."""
+    lengths = np.repeat([33, 6], [16, 16])
+    first, second = make_microshards(store_of(*map(np.ones, lengths)), np.arange(32), 2)
+    assert 0.75 < first.n_targets / second.n_targets < 1.25
+
+
+def test_a_store_fits_a_model_to_the_token_or_is_named():
     store = random_store(4, seed=1)
-    config = ModelConfig(vocab_size=16, d_model=8, n_heads=2, n_layers=1, d_ff=8, context=9)
-    store.check("x", config)
-    with pytest.raises(UserError, match=r"train\.safetensors: .*at most 4 tokens \(model\.context \+ 1\)"):
-        store.check("train.safetensors", replace(config, context=3))
-    with pytest.raises(UserError, match=r"train\.safetensors: .*below 9 \(model\.vocab_size\)"):
-        store.check("train.safetensors", replace(config, vocab_size=9))
+    longest, largest = int(store.lengths.max()), int(store.tokens.max())
+    fits = replace(TINY_MODEL, context=longest - 1, vocab_size=largest + 1)
+    store.check("x", fits)
+    with pytest.raises(UserError, match=rf"train\.safetensors: .*at most {longest - 1} tokens \(model\.context \+ 1\)"):
+        store.check("train.safetensors", replace(fits, context=longest - 2))
+    with pytest.raises(UserError, match=rf"train\.safetensors: .*below {largest} \(model\.vocab_size\)"):
+        store.check("train.safetensors", replace(fits, vocab_size=largest))
 
 
-# --- from rows ---------------------------------------------------------------------------------------
+# --- from rows to stores -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def rows(root):
-    return list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values())
+def corpus(root):
+    return read_corpus(root / "data/shards", root / "data/MANIFEST.json")
 
 
-def test_a_row_becomes_both_directions(rows):
-    row = next(row for row in rows if row.cell == "go.past_simple.1sg")
-    assert build.texts([row]) == ["es:yo fui / en:I went", "en:I went / es:yo fui"]
+@pytest.fixture(scope="module")
+def rows(corpus):
+    return list(corpus.correct_rows.values())
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +106,18 @@ def bpe(rows):
     return train_tokenizer(build.texts(rows), 64)
 
 
-def test_stores_hold_every_sequence_with_its_cell_and_direction(rows, bpe):
+def test_a_row_becomes_both_directions(rows):
+    row = next(row for row in rows if row.cell == "go.past_simple.1sg")
+    assert build.texts([row]) == ["es:yo fui / en:I went", "en:I went / es:yo fui"]
+
+
+def test_a_store_holds_every_text_with_its_cell_and_direction(rows, bpe):
     names = sorted(row.cell for row in rows)
     store, unknown = build.make_store(rows, {name: i for i, name in enumerate(names)}, bpe, 32, {})
     assert (len(store), unknown) == (640, 0)
+    assert [bpe.decode(sequence) for sequence in store.sequences()] == build.texts(rows)
     assert [names[i] for i in store.cell] == [row.cell for row in rows for _ in range(2)]
     assert store.direction.tolist() == [0, 1] * 320
-    assert bpe.decode(store.tokens[store.offsets[5] : store.offsets[6]]) == build.texts(rows)[5]
-    assert [bpe.decode(sequence) for sequence in store.sequences()] == build.texts(rows)
 
 
 def test_a_sequence_longer_than_the_context_is_named_with_its_place(rows, bpe):
@@ -138,26 +135,17 @@ def test_a_text_in_two_splits_is_a_leak(rows):
         build.check_no_leak({"train": rows[:3], "val": rows[3:5], "test": rows[2:3]})
 
 
-def test_cells_come_back(rows):
-    in_order = sorted(rows, key=lambda row: row.cell)
-    split_of = {row.cell: "val" if row in rows[:5] else "train" for row in rows}
-    decoded = decode_cells(json.loads(build.encode_cells(in_order, split_of)))
-    assert [cell["cell"] for cell in decoded] == [row.cell for row in in_order]
-    assert {cell["cell"] for cell in decoded if cell["split"] == "val"} == {row.cell for row in rows[:5]}
-    assert decoded[0] == {
-        **{"cell": "be.future_going_to.1sg", "verb": "be", "tense": "future_going_to", "person": "1sg"},
-        **{"english_regularity": "irregular", "spanish_regularity": "irregular", "split": decoded[0]["split"]},
-    }
-
-
 # --- the dataset as a whole --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def built(root):
-    params = read_params(root / "params.yaml")
-    manifest = root / "data/MANIFEST.json"
-    return build.build_dataset(params, read_corpus(root / "data/shards", manifest), files.sha256_file(manifest))
+def params(root):
+    return read_params(root / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def built(params, corpus):
+    return build.build_dataset(params, corpus, "the manifest's digest")
 
 
 @pytest.fixture
@@ -166,43 +154,55 @@ def folder(built, tmp_path):
     return tmp_path / "batches"
 
 
-def test_what_is_built_comes_back(root, built, folder):
-    config = read_params(root / "params.yaml").model
-    dataset = read_dataset(folder, config)
+def test_what_is_built_comes_back(params, rows, built, folder):
+    dataset = read_dataset(folder, params.model)
     assert dataset.digests == {name: files.sha256(data) for name, data in built[0].items()}
-    assert dataset.data_manifest_sha256 == files.sha256_file(root / "data/MANIFEST.json")
+    assert dataset.data_manifest_sha256 == "the manifest's digest"
     assert {split: len(store) for split, store in dataset.stores.items()} == {"train": 460, "val": 90, "test": 90}
     for split, store in dataset.stores.items():
         assert tensors.encode_tensors(store.arrays()) == built[0][f"{split}.safetensors"]
         assert {dataset.cells[i]["split"] for i in store.cell} == {split}
-    assert set(built[1]) == {"lengths.csv", "metrics.json"}
-    assert set(built[0]) == {"tokenizer.json", "cells.json", "summary.json", *(f"{s}.safetensors" for s in SPLITS)}
+    assert [cell["cell"] for cell in dataset.cells] == sorted(row.cell for row in rows)
+    assert dataset.cells[0] == {
+        **{"cell": "be.future_going_to.1sg", "verb": "be", "tense": "future_going_to", "person": "1sg"},
+        **{"english_regularity": "irregular", "spanish_regularity": "irregular", "split": dataset.cells[0]["split"]},
+    }
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "cells.json", "train.safetensors", "val.safetensors"])
-def test_a_changed_file_is_named(root, folder, name):
+def test_a_changed_or_missing_file_is_named(params, folder, name):
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     with pytest.raises(UserError, match=rf"{name}: expected the sha256 "):
-        read_dataset(folder, read_params(root / "params.yaml").model)
+        read_dataset(folder, params.model)
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}: cannot be read"):
-        read_dataset(folder, read_params(root / "params.yaml").model)
+        read_dataset(folder, params.model)
 
 
-def test_a_dataset_that_is_not_there_or_of_another_model_is_named(root, folder):
-    config = read_params(root / "params.yaml").model
-    with pytest.raises(UserError, match="nowhere: expected the output of shard-to-batches"):
-        read_dataset(folder.parent / "nowhere", config)
-    with pytest.raises(UserError, match=r"tokenizer\.json: expected 65 tokens \(model\.vocab_size\), got 64"):
-        read_dataset(folder, replace(config, vocab_size=65))
-    with pytest.raises(UserError, match=r"\.safetensors: expected sequences of at most 21 tokens"):
-        read_dataset(folder, replace(config, context=20))
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("nowhere", {}, "nowhere: expected the output of shard-to-batches"),
+        ("batches", {"vocab_size": 65}, r"tokenizer\.json: expected 65 tokens \(model\.vocab_size\), got 64"),
+        ("batches", {"context": 20}, r"\.safetensors: expected sequences of at most 21 tokens"),
+    ],
+)
+def test_a_dataset_that_is_not_there_or_of_another_model_is_named(params, folder, name, change, message):
+    with pytest.raises(UserError, match=message):
+        read_dataset(folder.parent / name, replace(params.model, **change))
 
 
-@pytest.mark.parametrize("change", [{"files": {}}, {"files": 5}, {"files": None}, {"data_manifest_sha256": None}, 5])
-def test_a_summary_that_says_too_little_is_named(root, folder, change):
-    summary = formats.read_json(folder / "summary.json")
-    wrong = {k: v for k, v in {**summary, **change}.items() if v is not None} if isinstance(change, dict) else change
-    files.write_bytes(folder / "summary.json", formats.json_bytes(wrong))
+@pytest.mark.parametrize(
+    "summary",
+    [
+        5,
+        {"files": {}},
+        {"data_manifest_sha256": "x"},
+        {"data_manifest_sha256": "x", "files": 5},
+        {"data_manifest_sha256": "x", "files": {}},
+    ],
+)
+def test_a_summary_that_says_too_little_is_named(params, folder, summary):
+    files.write_bytes(folder / "summary.json", formats.json_bytes(summary))
     with pytest.raises(UserError, match=r"summary\.json: .* Make it again with: dvc repro shard-to-batches"):
-        read_dataset(folder, read_params(root / "params.yaml").model)
+        read_dataset(folder, params.model)
