@@ -25,10 +25,6 @@ def arrays(train_set, val_set):
     return checkpoint.state_tensors(state)
 
 
-def decode(arrays, model_config=TINY_MODEL):
-    return checkpoint.decode_state(encode_tensors(arrays), "a", model_config, TINY_TRAIN)
-
-
 # The layout of a state file: who reads old files, or reads them elsewhere, relies on these names.
 NAMES = """
     model.weights model.ema optimizer.m optimizer.v optimizer.t scheduler.step scheduler.shape data.seed data.epoch
@@ -36,7 +32,7 @@ NAMES = """
 """
 
 
-def test_the_tensors_have_their_names(arrays):
+def test_the_tensors_have_their_names_and_from_the_start_their_types(arrays):
     assert list(arrays) == NAMES.split()
     fresh = checkpoint.state_tensors(initial_state(TINY_MODEL, TINY_TRAIN))
     assert {name: array.dtype for name, array in fresh.items()} == {name: array.dtype for name, array in arrays.items()}
@@ -46,12 +42,7 @@ def test_saving_what_was_loaded_is_the_same_file(arrays, tmp_path):
     files.write_bytes(tmp_path / "a", encode_tensors(arrays))
     state = checkpoint.load_state(tmp_path / "a", TINY_MODEL, TINY_TRAIN)
     assert encode_tensors(checkpoint.state_tensors(state)) == (tmp_path / "a").read_bytes()
-
-
-def test_the_generator_goes_on_where_it_was(arrays):
-    rng, twin = decode(arrays).rng, decode(arrays).rng
-    assert rng.bit_generator.state["has_uint32"] == 1
-    assert rng.integers(2**31, size=5, dtype=np.int32).tolist() == twin.integers(2**31, size=5, dtype=np.int32).tolist()
+    assert state.rng.bit_generator.state["has_uint32"] == 1  # the spare bits
 
 
 def test_each_part_of_the_state_has_a_digest_of_its_own(arrays):
@@ -64,52 +55,78 @@ def test_each_part_of_the_state_has_a_digest_of_its_own(arrays):
         assert [part for part in digests if digests[part] != other[part]] == [name.split(".")[0]]
 
 
-def test_a_state_of_another_model_is_refused(arrays):
-    with pytest.raises(UserError, match="another config"):
-        decode(arrays, dataclasses.replace(TINY_MODEL, vocab_size=17))
+@pytest.mark.parametrize(
+    ("vocab_size", "change", "message"),
+    [
+        (17, {}, "another config"),
+        (16, {"rng.state": np.full(6, 2**64 - 1, np.uint64)}, "expected a train state, got numbers that cannot be one"),
+    ],
+)
+def test_a_state_of_another_model_or_that_cannot_be_one_is_refused(arrays, vocab_size, change, message):
+    model = dataclasses.replace(TINY_MODEL, vocab_size=vocab_size)
+    with pytest.raises(UserError, match=f"^a: .*{message}"):
+        checkpoint.decode_state(encode_tensors({**arrays, **change}), "a", model, TINY_TRAIN)
 
 
-def test_numbers_that_can_be_no_generator_are_refused(arrays):
-    with pytest.raises(UserError, match="a: expected a train state, got numbers that cannot be one"):
-        decode({**arrays, "rng.state": np.full(6, 2**64 - 1, np.uint64)})
+# --- working checkpoints -----------------------------------------------------------------------------
 
 
-def test_working_checkpoints_are_pruned_and_the_newest_whole_one_is_found(train_set, val_set, tmp_path, capsys):
-    folder = tmp_path / "run"
-    state = checkpoint.resume(folder, TINY_MODEL, TINY_TRAIN)
-    assert state.step == 0
-    for event in train(state, train_set, val_set, TINY_MODEL, TINY_TRAIN):
+@pytest.fixture
+def folder(train_set, val_set, tmp_path):
+    """What a run of twelve steps leaves."""
+    for event in train(initial_state(TINY_MODEL, TINY_TRAIN), train_set, val_set, TINY_MODEL, TINY_TRAIN):
         if isinstance(event, CheckpointDue):
-            checkpoint.save_working(folder, event.state, TINY_TRAIN)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "kept.safetensors",
-        "step-000000010.safetensors",
-        "step-000000012.safetensors",
-    ]
+            checkpoint.save_working(tmp_path / "run", event.state, TINY_TRAIN)
+    return tmp_path / "run"
+
+
+def resumed_step(folder):
+    return checkpoint.resume(folder, TINY_MODEL, TINY_TRAIN).step
+
+
+def test_the_mid_run_checkpoint_and_the_two_newest_are_kept(folder):
+    names = ["kept.safetensors", "step-000000010.safetensors", "step-000000012.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert checkpoint.load_state(folder / "kept.safetensors", TINY_MODEL, TINY_TRAIN).step == 9
-    assert checkpoint.resume(folder, TINY_MODEL, TINY_TRAIN).step == 12
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint(folder, capsys):
+    (folder / ".step-000000015.safetensors.999999999.tmp").write_bytes(b"half")
+    assert resumed_step(folder) == 12
     newest = folder / "step-000000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    assert checkpoint.resume(folder, TINY_MODEL, TINY_TRAIN).step == 10
-    assert not newest.exists()
+    assert resumed_step(folder) == 10
     assert "a damaged checkpoint: " in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["kept.safetensors", "step-000000010.safetensors"]
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(arrays, tmp_path, monkeypatch):
-    for name in ("step-000000012.safetensors", "kept.safetensors"):
-        files.write_bytes(tmp_path / name, encode_tensors(arrays))
+@pytest.mark.parametrize("damage", [lambda kept: kept.unlink(), lambda kept: kept.write_bytes(kept.read_bytes()[:-1])])
+def test_without_its_mid_run_checkpoint_a_run_past_it_starts_over(folder, capsys, damage):
+    damage(folder / "kept.safetensors")
+    assert resumed_step(folder) == 0
+    assert not folder.exists()
+    assert capsys.readouterr().out.splitlines()[-1] == "starting over"
 
+
+def test_without_its_mid_run_checkpoint_a_run_that_has_just_come_to_it_goes_on(folder):
+    (folder / "kept.safetensors").rename(folder / "step-000000009.safetensors")
+    for later in (10, 12):
+        files.remove(folder / f"step-{later:09d}.safetensors")
+    assert resumed_step(folder) == 9
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(folder, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.os, "open", refuse)
-    with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
-        checkpoint.resume(tmp_path, TINY_MODEL, TINY_TRAIN)
-    monkeypatch.undo()
-    assert checkpoint.resume(tmp_path, TINY_MODEL, TINY_TRAIN).step == 12
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "open", refuse)
+        with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
+            resumed_step(folder)
+    assert resumed_step(folder) == 12
 
 
-def test_other_runs_are_removed(tmp_path):
+def test_other_runs_are_removed_but_no_folder_of_somebody_else(tmp_path):
     old, mine, somebodys = "0123456789abcdef", "fedcba9876543210", "notes"
     for name in (old, mine, somebodys):
         files.write_bytes(tmp_path / name / "step-000000001.safetensors", b"x")
