@@ -7,12 +7,24 @@ import pytest
 from minitrain.base.errors import UserError
 from minitrain.corpus.shards import read_corpus
 from minitrain.dataset import build
-from minitrain.dataset.tokenizer import BOS, EOS, UNK, Tokenizer, train_tokenizer
+from minitrain.dataset.tokenizer import UNK, Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")
-def texts(root):
-    return build.texts(list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values()))
+def samples(root):
+    """Some texts, and the size of their vocabulary."""
+    rows = list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values())
+    return {
+        "overlaps": (["aaaa aaa abab", "aabaa", "aaaaa"], 12),
+        "words": (["banana bandana", "an anna"], 16),
+        "ties": (["ab"] * 3 + ["ba"] * 3, 8),
+        "the corpus": (build.texts(rows), 64),
+    }
+
+
+@pytest.fixture(scope="module")
+def bpe(samples):
+    return train_tokenizer(*samples["the corpus"])
 
 
 def plain_bpe(texts, vocab_size):
@@ -33,62 +45,50 @@ def plain_bpe(texts, vocab_size):
     return merges, words
 
 
-@pytest.mark.parametrize(
-    ("sample", "vocab_size"),
-    [(["aaaa aaa abab", "aabaa", "aaaaa"], 12), (["banana bandana", "an anna"], 16), (["ab"] * 3 + ["ba"] * 3, 8)],
-)
-def test_merges_and_tokens_are_those_of_plain_bpe(sample, vocab_size):
-    bpe = train_tokenizer(sample, vocab_size)
-    merges, words = plain_bpe(sample, vocab_size)
+@pytest.mark.parametrize("name", ["overlaps", "words", "ties", "the corpus"])
+def test_merges_and_tokens_are_those_of_plain_bpe(samples, name):
+    texts, vocab_size = samples[name]
+    bpe = train_tokenizer(texts, vocab_size)
+    merges, words = plain_bpe(texts, vocab_size)
     assert [(bpe.tokens[a], bpe.tokens[b]) for a, b in bpe.merges] == merges
-    ids, offsets, _ = bpe.encode(sample)
-    for word, start, end in zip(words, offsets[:-1], offsets[1:], strict=True):
-        assert [bpe.tokens[i] for i in ids[start + 1 : end - 1]] == word
-
-
-def test_merges_on_the_corpus_are_those_of_plain_bpe(texts):
-    bpe = train_tokenizer(texts, 64)
-    assert [(bpe.tokens[a], bpe.tokens[b]) for a, b in bpe.merges] == plain_bpe(texts, 64)[0]
-
-
-def test_exactly_64_entries_and_every_text_comes_back(texts):
-    bpe = train_tokenizer(texts, 64)
-    assert len(bpe.tokens) == len(set(bpe.tokens)) == 64
+    assert len(bpe.tokens) == len(set(bpe.tokens)) == vocab_size
     ids, offsets, unknown = bpe.encode(texts)
+    got = [[bpe.tokens[i] for i in ids[start:end]] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    assert got == [["<bos>", *word, "<eos>"] for word in words]
     assert unknown == 0
-    for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
-        assert bpe.decode(ids[start:end]) == text
-        assert (ids[start], ids[end - 1]) == (BOS, EOS)
 
 
-def test_unknown_characters_are_counted(texts):
-    bpe = train_tokenizer(texts, 64)
+def test_unknown_characters_are_counted(bpe):
     ids, _, unknown = bpe.encode(["ñandú ☃"])
-    assert unknown == 2
-    assert (ids == UNK).sum() == 2
+    assert unknown == (ids == UNK).sum() == 2
     assert bpe.decode(ids) == "\N{REPLACEMENT CHARACTER}andú \N{REPLACEMENT CHARACTER}"
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused(texts):
+def test_a_vocabulary_that_does_not_fit_is_refused(samples):
     with pytest.raises(UserError, match="expected at least 38 for 34 characters"):
-        train_tokenizer(texts, 30)
+        train_tokenizer(samples["the corpus"][0], 30)
     with pytest.raises(UserError, match="too small for 64 entries"):
         train_tokenizer(["ab", "ba"], 64)
 
 
-def test_json_round_trip_and_damage(texts):
-    bpe = train_tokenizer(texts, 64)
+def test_json_gives_the_tokenizer_back(bpe):
     assert Tokenizer.from_json(bpe.to_json()) == bpe
-    value = bpe.to_json()
-    broken = [
+
+
+TOKENS = ["<pad>", "<bos>", "<eos>", "<unk>", "a"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
         None,
         [],
         {},
-        {"tokens": value["tokens"]},
-        {**value, "tokens": 5},
-        {**value, "merges": [["x", "y"], *value["merges"][1:]]},
-        {**value, "merges": [["a"], *value["merges"][1:]]},
-    ]
-    for other in broken:
-        with pytest.raises((ValueError, TypeError, KeyError)):
-            Tokenizer.from_json(other)
+        {"tokens": TOKENS},
+        {"tokens": 5, "merges": []},
+        *({"tokens": TOKENS, "merges": [m]} for m in ("xy", "a")),
+    ],
+)
+def test_json_of_something_else_is_refused(value):
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        Tokenizer.from_json(value)
