@@ -70,11 +70,10 @@ def test_microshards_hold_each_sequence_once_the_longest_first_equals_in_their_o
     assert len(shards) == min(n_sequences, n_shards)
 
 
-def test_microshards_cost_about_the_same_however_lengths_differ():
-    """Cut by rows, one part would have six times the tokens of the other."""
-    lengths = np.repeat([33, 6], [16, 16])
-    first, second = make_microshards(store_of(*map(np.ones, lengths)), np.arange(32), 2)
-    assert 0.75 < first.n_targets / second.n_targets < 1.25
+def test_microshards_cost_the_same_however_lengths_differ():
+    """A token costs 100 and its sequence's length: one sequence of 60 tokens is as much work as four of 20."""
+    shards = make_microshards(store_of(*map(np.ones, [60, 20, 20, 20, 20])), np.arange(5), 2)
+    assert [len(shard.tokens) for shard in shards] == [1, 4]
 
 
 def test_a_store_fits_a_model_to_the_token_or_is_named():
@@ -129,12 +128,6 @@ def test_a_sequence_longer_than_the_context_is_named_with_its_place(rows, bpe):
     assert rows[number].text in str(caught.value)
 
 
-def test_a_text_in_two_splits_is_a_leak(rows):
-    build.check_no_leak({"train": rows[:3], "val": rows[3:5], "test": rows[5:6]})
-    with pytest.raises(UserError, match="is in train and in test"):
-        build.check_no_leak({"train": rows[:3], "val": rows[3:5], "test": rows[2:3]})
-
-
 # --- the dataset as a whole --------------------------------------------------------------------------
 
 
@@ -167,6 +160,18 @@ def test_what_is_built_comes_back(params, rows, built, folder):
         **{"cell": "be.future_going_to.1sg", "verb": "be", "tense": "future_going_to", "person": "1sg"},
         **{"english_regularity": "irregular", "spanish_regularity": "irregular", "split": dataset.cells[0]["split"]},
     }
+
+
+def test_the_table_of_lengths_counts_every_sequence_once(built):
+    table = np.loadtxt(built[1]["lengths.csv"].decode().splitlines(), delimiter=",", skiprows=1)
+    assert table[:, 1:].sum(axis=0).tolist() == [460, 90, 90]
+
+
+def test_a_text_in_two_splits_is_a_leak(params, corpus, rows):
+    sentences = {key: getattr(rows[0], key) for key in ("text", "spanish", "fingerprint")}
+    alike = {place: replace(row, **sentences) for place, row in corpus.correct_rows.items()}
+    with pytest.raises(UserError, match=f"{rows[0].text}.*is in train and in val: two cells have the same sentences"):
+        build.build_dataset(params, replace(corpus, rows=alike), "")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "cells.json", "train.safetensors", "val.safetensors"])

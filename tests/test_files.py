@@ -179,15 +179,15 @@ def test_removing_removes_or_says_why_not(tmp_path):
 
 
 def test_a_folder_is_locked_by_one_until_it_is_done(tmp_path):
-    with files.exclusive_lock(tmp_path / "work"), pytest.raises(UserError, match="another run is at work here"):
-        files.exclusive_lock(tmp_path / "work").__enter__()
-    with files.exclusive_lock(tmp_path / "work"):
+    with files.exclusive_lock(tmp_path / "at" / "work"), pytest.raises(UserError, match="another run is at work here"):
+        files.exclusive_lock(tmp_path / "at" / "work").__enter__()
+    with files.exclusive_lock(tmp_path / "at" / "work"):
         pass
 
 
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files.fcntl, "flock", refuse(errno.ENOLCK))
-    with files.exclusive_lock(tmp_path / "work"):
+    with files.exclusive_lock(tmp_path / "at" / "work"):
         assert "work cannot be locked (No locks available): let no other run" in capsys.readouterr().out
 
 

@@ -100,6 +100,11 @@ def test_the_mean_nll_is_the_loss_whatever_the_batch_size(tiny, batch_size):
     assert perplexity(nll) == pytest.approx(math.exp(loss))
 
 
+def test_large_logits_do_not_overflow(tiny):
+    tiny[1][:] *= 1e4
+    assert np.isfinite(token_nll(tiny[0], random_store(9, seed=8))).all()
+
+
 def test_a_perplexity_that_overflows_is_infinite_without_a_warning():
     assert perplexity(1000.0) == math.inf
 
