@@ -3,23 +3,28 @@
 import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
 
 # isort: split
+import contextlib
+import importlib
+import io
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from minitrain.base.layout import STAGES
+from minitrain.base import layout
+from minitrain.base.process import run_command
 from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS, EOS
 from minitrain.params import ModelConfig, TrainConfig
 from proofs.project import SHORT, copy_project
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test logs into the store of whoever runs it
 
 TINY_MODEL = ModelConfig(vocab_size=16, d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
 TINY_TRAIN = TrainConfig(
@@ -73,19 +78,29 @@ def val_set() -> TokenStore:
     return random_store(7, seed=2)
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+def run_stage(project: Path, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage in this process, as ``python -m stages.STAGE`` does in one of its own, which takes seconds to start."""
+    from minitrain import tracking  # noqa: F401  (sets variables for good, so before the environment is put back)
+
+    main = importlib.import_module(f"stages.{stage.replace('-', '_')}").main
+    code, printed, errors = 0, io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(project),
+        mock.patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            run_command(main)
+        except SystemExit as ended:
+            code = ended.code
+    return subprocess.CompletedProcess(stage, code, printed.getvalue(), errors.getvalue())
 
 
-@pytest.fixture
-def run() -> Run:
-    """Run ``python -W error -m MODULE ARGS`` in a folder and return what it printed."""
-
-    def run_module(folder: Path, module: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-m", module, *args]
-        env = {**os.environ, **environment}
-        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
-
-    return run_module
+def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -W error ARGUMENTS`` in a process of its own, for what only a whole process can show."""
+    command, env = [sys.executable, "-W", "error", *arguments], {**os.environ, **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
 
 
 def edit(path: Path, changes: dict[str, str]) -> None:
@@ -99,44 +114,41 @@ def edit(path: Path, changes: dict[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory):
-    """A project with a run of 24 steps through the first five stages, and what they printed."""
+    """A project with a run of 24 steps through the first five stages, all of it in MLflow, and what they printed."""
     project = copy_project(tmp_path_factory.mktemp("ran") / "project", SHORT)
     printed = {}
-    for stage in (name.replace("-", "_") for name in STAGES):
-        result = subprocess.run(
-            [sys.executable, "-W", "error", "-m", f"stages.{stage}"],
-            cwd=project,
-            env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    for stage in layout.STAGES:
+        result = run_stage(project, stage)
         assert result.returncode == 0, result.stderr
         printed[stage] = result.stdout
+    from minitrain import tracking
+
+    with contextlib.chdir(project):
+        tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
     return project, printed
-
-
-def model_file(project: Path) -> Path:
-    return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)
-
-
-@pytest.fixture
-def project(tmp_path):
-    """The project before any run."""
-    return copy_project(tmp_path / "project")
-
-
-def refused(result: subprocess.CompletedProcess[str]) -> str:
-    """The message of a command that must have failed for a user's mistake: one line, no traceback."""
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.fixture
 def whole(ran, tmp_path):
     """A copy of that project, to be damaged."""
     return Path(shutil.copytree(ran[0], tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))
+
+
+@pytest.fixture
+def untrained(ran, tmp_path):
+    """That project before its training: the batches are there."""
+    project = copy_project(tmp_path / "untrained", SHORT)
+    shutil.copytree(ran[0] / layout.BATCHES, project / layout.BATCHES)
+    return project
+
+
+def model_file(project: Path) -> Path:
+    return next(path for path in (project / "models").glob("*.safetensors") if "state" not in path.name)
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """The message of a command that must have failed for a user's mistake: one line, no traceback."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
