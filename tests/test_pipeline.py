@@ -1,23 +1,17 @@
 """dvc.yaml against the code: what a stage declares is what it really uses; what is locked is what is committed."""
 
-import ast
-import hashlib
-import os
+import contextlib
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from closure import import_closure
+from conftest import edit
+from dvc.repo import Repo
 
-from minitrain.base import code, files, layout
-from minitrain.dataset.read import read_dataset
-from minitrain.params import read_params
-from minitrain.training import manifest
-from proofs.project import SHORT, copy_project, set_params
+from minitrain.base import code, layout
 
 STAGES = (*layout.STAGES, "verify")
 # What only observes a run can change no output, so it is nobody's dependency.
@@ -29,24 +23,22 @@ def pipeline(root):
     return yaml.safe_load((root / "dvc.yaml").read_text())
 
 
-def script(stage: str) -> Path:
-    return Path("stages", stage.replace("-", "_") + ".py")
-
-
-def test_the_stages_are_these_in_this_order(pipeline):
+def test_the_stages_are_these_in_this_order_and_only_the_gate_runs_always(pipeline):
     assert tuple(pipeline["stages"]) == STAGES
+    assert [stage for stage, content in pipeline["stages"].items() if content.get("always_changed")] == ["verify"]
 
 
 @pytest.mark.parametrize("stage", layout.STAGES)
-def test_a_stage_declares_the_code_that_it_imports(root, pipeline, stage, monkeypatch):
+def test_a_stage_declares_the_code_that_it_imports_and_no_other(root, pipeline, stage, monkeypatch):
     monkeypatch.chdir(root)
-    imported = set(import_closure(script(stage))) - OBSERVERS
+    script = Path("stages", stage.replace("-", "_") + ".py")
+    imported = set(import_closure(script)) - OBSERVERS
     assert imported <= set(code.declared_code(stage))
     deps = pipeline["stages"][stage]["deps"]
     for declared in [Path(dep) for dep in deps if dep.startswith(("minitrain", "stages"))]:
         assert any(path.is_relative_to(declared) for path in imported), f"{declared}: nothing of it is imported"
     assert "requirements.lock" in deps
-    assert pipeline["stages"][stage]["cmd"] == f"python -m stages.{script(stage).stem}"
+    assert pipeline["stages"][stage]["cmd"] == f"python -m stages.{script.stem}"
 
 
 def test_the_gate_runs_always_so_it_declares_only_what_comes_before_it(pipeline):
@@ -56,17 +48,12 @@ def test_the_gate_runs_always_so_it_declares_only_what_comes_before_it(pipeline)
     assert "params" not in pipeline["stages"]["verify"]
 
 
-def test_a_stage_declares_its_parameters_by_section_and_every_parameter_has_a_stage(root, pipeline):
-    values = yaml.safe_load((root / "params.yaml").read_text())
-    keys = {f"{section}.{key}" for section, of_section in values.items() for key in of_section}
-    declared = set()
-    for stage in layout.STAGES:
-        for name in pipeline["stages"][stage]["params"]:
-            section = {key for key in keys if key == name or key.startswith(f"{name}.")}
-            assert section, f"{stage}: {name} is no parameter"
-            declared |= section
-    assert declared == keys
-    assert {"model", "train"} <= set(pipeline["stages"]["train"]["params"])
+def test_stages_declare_parameters_that_there_are_and_every_parameter_has_a_stage(root, pipeline):
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    keys = {f"{section}.{key}" for section, of_section in params.items() for key in of_section}
+    declared = {name for stage in layout.STAGES for name in pipeline["stages"][stage]["params"]}
+    assert declared <= keys | set(params)
+    assert {key for key in keys if declared & {key, key.split(".")[0]}} == keys
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -82,196 +69,100 @@ def test_a_stage_leaves_metrics_and_its_plots_are_committed_not_cached(pipeline,
         assert settings == {"cache": False}
 
 
-def test_only_the_gate_always_runs(pipeline):
-    assert [stage for stage, content in pipeline["stages"].items() if content.get("always_changed")] == ["verify"]
-
-
-def test_what_a_file_manager_leaves_is_no_part_of_the_data(root):
-    command = [sys.executable, "-m", "dvc", "check-ignore", "data/shards/.DS_Store", "data/shards/.x.jsonl.swp"]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == command[-2:]
-
-
-def test_the_committed_plots_are_those_of_the_lock(root, pipeline):
-    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
-    assert set(lock) == set(STAGES)
-    checked = 0
-    for stage in STAGES:
-        for out in lock[stage]["outs"]:
-            if out["path"].startswith("plots/"):
-                assert hashlib.md5((root / out["path"]).read_bytes()).hexdigest() == out["md5"], out["path"]
-                checked += 1
-    assert checked >= len(STAGES)
-
-
-def test_the_lock_holds_the_committed_code_and_data(root):
-    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
-    assert set(lock) == set(STAGES)
-    command = [sys.executable, "-c", DIGESTS, *{dep["path"] for stage in lock.values() for dep in stage["deps"]}]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    digests = dict(line.split() for line in result.stdout.splitlines())
-    for stage, content in lock.items():
-        for dep in content["deps"]:
-            if not dep["path"].startswith(("data/batches", "models")):  # may not be here: DVC's cache has them
-                assert digests[dep["path"]] == dep["md5"], f"{stage}: run dvc repro: {dep['path']}"
-
-
-# The digests that DVC gives files and folders, by the code of DVC.
-DIGESTS = """
-import os, sys
-from dvc.repo import Repo
-from dvc_data.hashfile.build import build
-repo = Repo()
-for path in sys.argv[1:]:
-    if os.path.exists(path):
-        _, _, tree = build(repo.cache.local, os.path.abspath(path), repo.fs, "md5", ignore=repo.dvcignore, dry_run=True)
-        print(path, tree.hash_info.value)
-"""
-
-
 def test_plots_that_dvc_shows_are_left_by_a_stage_and_have_titles_and_labels(root, pipeline):
-    left = {
-        next(iter(out))
-        for stage in pipeline["stages"].values()
-        for out in stage.get("outs", [])
-        if isinstance(out, dict)
-    }
+    outs = [out for stage in pipeline["stages"].values() for out in stage.get("outs", [])]
+    left = {path for out in outs if isinstance(out, dict) for path in out}
     for plot in pipeline["plots"]:
         ((_, settings),) = plot.items()
         assert set(settings["y"]) <= left
         assert {"title", "x_label", "y_label", "x"} <= set(settings)
         for path, columns in settings["y"].items():
-            header = files.read_text(root / path).splitlines()[0].split(",")
+            header = (root / path).read_text().splitlines()[0].split(",")
             assert {settings["x"], *([columns] if isinstance(columns, str) else columns)} <= set(header)
 
 
-def test_lock_files_pin_by_hash_and_hold_no_address(root):
-    for name in ("requirements.lock", "requirements-dev.lock"):
-        text = (root / name).read_text()
-        assert "://" not in text
-        assert "--index" not in text
-        entries = re.findall(r"^[A-Za-z0-9_.-]+==", text, flags=re.MULTILINE)
-        assert len(entries) > 15
-        assert text.count("--hash=sha256:") >= len(entries)
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_lock_files_pin_by_hash_and_hold_no_address(root, name):
+    text = (root / name).read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    entries = re.findall(r"^[A-Za-z0-9_.-]+==", text, flags=re.MULTILINE)
+    assert len(entries) > 15
+    assert text.count("--hash=sha256:") >= len(entries)
 
 
-def test_the_benchmark_runs_on_the_locked_versions(root):
-    locked = dict(re.findall(r"^([a-z0-9_.-]+)==(\S+)", (root / "requirements.lock").read_text(), flags=re.MULTILINE))
-    pinned = re.findall(r"^([a-z0-9_.-]+)==(\S+)$", (root / "requirements-bench.txt").read_text(), flags=re.MULTILINE)
-    shared = {name: version for name, version in pinned if name in locked}
-    assert {"numpy", "safetensors"} <= set(shared)
-    assert shared == {name: locked[name] for name in shared}
+# --- DVC's own answers, by its code in this process ------------------------------------------------------
 
 
-def test_benchmark_peers_are_never_imported_by_the_project(root):
-    for folder in ("minitrain", "stages"):
-        for path in (root / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-                assert not {name.split(".")[0] for name in names} & {"torch", "jax", "optax"}, path
+def changed(project: Path) -> dict[str, set[str]]:
+    """What ``dvc status`` says: the stages to run again before the gate, which always runs, and what of theirs has
+    changed since ``dvc.lock``.
+    """
+    with contextlib.chdir(project):
+        status = Repo().status()
+    assert status.pop("verify")[-1] == "always changed"
+    return {stage: {path for part in parts for path in next(iter(part.values()))} for stage, parts in status.items()}
 
 
-# --- what runs after an edit: DVC's own answer -----------------------------------------------------------
+def test_the_lock_holds_the_committed_code_data_parameters_and_plots(root):
+    lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    assert set(lock) == set(STAGES)
+    assert set().union(*changed(root).values()) <= {"data/batches", "models"}  # may not be here: DVC's cache has them
 
 
-@pytest.fixture(scope="session")
+def test_what_a_file_manager_leaves_is_no_part_of_the_data(root):
+    ignored = Repo(str(root)).dvcignore.is_ignored_file
+    for name in (".DS_Store", ".x.jsonl.swp"):
+        assert ignored(str(root / "data/shards" / name))
+    assert not ignored(str(root / "data/shards/shard-00.jsonl"))
+
+
+@pytest.fixture(scope="module")
 def reproduced(ran, tmp_path_factory):
-    """The project of ``ran`` with git and DVC, whose lock says that nothing is to be done before the gate."""
-    project = copy_project(tmp_path_factory.mktemp("reproduced") / "project", SHORT)
-    for name in ("data/batches", "models", "plots"):
-        shutil.copytree(ran[0] / name, project / name, dirs_exist_ok=True)
-    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n/mlartifacts\n__pycache__/\n")
-    for command in (["git", "init", "-q"], [*DVC, "init", "-q"], [*DVC, "commit", "-q", "-f", *layout.STAGES]):
-        subprocess.run(command, cwd=project, check=True, capture_output=True, env=ENVIRONMENT)
-    subprocess.run(["git", "add", "-A"], cwd=project, check=True)
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
-    subprocess.run(["git", *identity, "commit", "-qm", "all"], cwd=project, check=True)
+    """The project of ``ran`` under DVC, with a lock of what is there."""
+    project = Path(shutil.copytree(ran[0], tmp_path_factory.mktemp("reproduced") / "project"))
+    with contextlib.chdir(project):
+        repo = Repo.init(no_scm=True)
+        for stage in layout.STAGES:
+            repo.commit(stage, force=True)
     return project
 
 
-DVC = [sys.executable, "-m", "dvc"]
-ENVIRONMENT = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-
-
-def dvc(project: Path, *arguments: str) -> str:
-    result = subprocess.run(
-        [*DVC, *arguments], cwd=project, capture_output=True, text=True, check=True, env=ENVIRONMENT
-    )
-    return result.stdout
-
-
-def would_run(project: Path) -> set[str]:
-    """The stages before the gate that ``dvc repro`` would run, the gate excluded: it runs always."""
-    return set(
-        re.findall("^Running stage '(.*)':$", dvc(project, "repro", "--dry", *layout.STAGES), flags=re.MULTILINE)
-    )
-
-
-@pytest.fixture
-def copied(reproduced, tmp_path):
-    return Path(shutil.copytree(reproduced, tmp_path / "project", symlinks=True))
+def test_after_a_run_nothing_is_to_be_done_with_or_without_bytecode(reproduced):
+    assert changed(reproduced) == {}
+    lock = (reproduced / "dvc.lock").read_bytes()
+    for path in [reproduced / "minitrain", *(reproduced / "minitrain").glob("*/")]:
+        (path / "__pycache__").mkdir(exist_ok=True)
+        (path / "__pycache__/x.cpython-311.pyc").write_bytes(b"bytecode")
+        (path / "y.pyc").write_bytes(b"bytecode")
+    assert changed(reproduced) == {}
+    with contextlib.chdir(reproduced):
+        Repo().commit("train", force=True)
+    assert (reproduced / "dvc.lock").read_bytes() == lock
 
 
 DRAWING = {"fp16-drift", "baseline-compare"}
 AFTER_TRAINING = {"checkpoint-roundtrip-verify", *DRAWING}
-EDITS = {
-    "minitrain/figures.py": DRAWING,
-    "minitrain/tracking.py": set(),
-    "minitrain/gate/checks.py": set(),
-    "minitrain/gate/report.py": set(),
-    "minitrain/evaluation/ngram.py": AFTER_TRAINING,
-    "minitrain/evaluation/drift.py": AFTER_TRAINING,
-    "minitrain/corpus/rows.py": {"shard-to-batches"},
-    "minitrain/loop.py": {"train", *AFTER_TRAINING},
-    "stages/train.py": {"train"},
-}
+LINE = ("", "# an edit\n")  # at the beginning of the file
+EDITS = [
+    ("minitrain/figures.py", *LINE, DRAWING),
+    ("minitrain/tracking.py", *LINE, set()),
+    ("minitrain/gate/checks.py", *LINE, set()),
+    ("minitrain/evaluation/ngram.py", *LINE, AFTER_TRAINING),
+    ("minitrain/corpus/rows.py", *LINE, {"shard-to-batches"}),
+    ("minitrain/loop.py", *LINE, {"train", *AFTER_TRAINING}),
+    ("stages/train.py", *LINE, {"train"}),
+    ("params.yaml", " lr: 0.003", " lr: 0.002", {"train", "checkpoint-roundtrip-verify", "baseline-compare"}),
+    ("params.yaml", "alpha: 0.01", "alpha: 0.02", {"baseline-compare"}),
+    ("params.yaml", "seed: 18", "seed: 19", {"shard-to-batches"}),  # of the split, the first one in the file
+]
 
 
-def test_after_a_run_nothing_is_to_be_done_with_or_without_bytecode(copied):
-    assert would_run(copied) == set()
-    lock = (copied / "dvc.lock").read_bytes()
-    for path in [copied / "minitrain", *(copied / "minitrain").glob("*/")]:
-        (path / "__pycache__").mkdir(exist_ok=True)
-        (path / "__pycache__/x.cpython-311.pyc").write_bytes(b"bytecode")
-        (path / "y.pyc").write_bytes(b"bytecode")
-    assert would_run(copied) == set()
-    dvc(copied, "commit", "-f", *layout.STAGES)
-    assert (copied / "dvc.lock").read_bytes() == lock
-
-
-@pytest.mark.parametrize("path", EDITS)
-def test_an_edit_runs_the_stages_that_declare_the_file_and_no_other(copied, path):
-    with (copied / path).open("a") as file:
-        file.write("# an edit\n")
-    assert would_run(copied) == EDITS[path]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "stages"),
-    [
-        ("train.lr", 0.002, {"train", "checkpoint-roundtrip-verify", "baseline-compare"}),
-        ("ngram.alpha", 0.02, {"baseline-compare"}),
-        ("split.seed", 19, {"shard-to-batches"}),
-    ],
-)
-def test_a_changed_parameter_is_shown_and_runs_the_stages_that_declare_it(copied, key, value, stages):
-    set_params(copied, {**SHORT, key: value})
-    assert [line.split()[:2] for line in dvc(copied, "params", "diff").splitlines()[1:]] == [["params.yaml", key]]
-    assert would_run(copied) == stages
-
-
-def test_what_names_a_runs_checkpoints_is_the_code_that_train_declares(copied, monkeypatch):
-    monkeypatch.chdir(copied)
-    params, declared = read_params(), set(code.declared_code("train"))
-    dataset = read_dataset(layout.BATCHES, params.model)
-
-    def name() -> str:
-        return manifest.inputs_digest(manifest.run_inputs(params.model, params.train, dataset))
-
-    first = name()
-    for path in [path for folder in code.PACKAGES for path in Path(folder).rglob("*.py")]:
-        content = path.read_bytes()
-        path.write_bytes(content + b"# an edit\n")
-        assert (name() != first) == (path in declared), path
-        path.write_bytes(content)
+@pytest.mark.parametrize(("path", "old", "new", "stages"), EDITS)
+def test_an_edit_runs_the_stages_that_declare_it_and_no_other(reproduced, path, old, new, stages):
+    before = (reproduced / path).read_bytes()
+    edit(reproduced / path, {old: new})
+    found = changed(reproduced)
+    (reproduced / path).write_bytes(before)
+    assert set(found) == stages
+    assert all(Path(path).is_relative_to(declared) for of in found.values() for declared in of)
