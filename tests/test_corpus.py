@@ -1,22 +1,23 @@
 """The corpus: right to the accent, the same bytes each time, and no bad row gets in."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections import Counter
 from dataclasses import asdict
 from typing import get_args
 
 import pytest
+from conftest import ROOT, run_python
 
-from minitrain.base import files, formats
+from minitrain.base import formats
 from minitrain.base.errors import UserError
 from minitrain.corpus import conjugation
 from minitrain.corpus.conjugation import Verb
-from minitrain.corpus.generate import make_rows, read_verbs, shard_files
+from minitrain.corpus.generate import read_verbs
 from minitrain.corpus.rows import fingerprint, parse_row
 from minitrain.corpus.shards import read_corpus, read_shards
+
+COMMITTED = [*(f"data/shards/shard-0{n}.jsonl" for n in range(4)), "data/MANIFEST.json"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("lemma", "tense", "person", "english", "spanish"), GOLDEN)
-def test_forms(verbs, lemma, tense, person, english, spanish):
+def test_a_verbs_forms_are_those_written_down_by_hand(verbs, lemma, tense, person, english, spanish):
     verb = next(verb for verb in verbs if verb.english == lemma)
     assert conjugation.english(verb, tense, person) == english
     assert conjugation.spanish(verb, tense, person) == spanish
@@ -74,17 +75,22 @@ def test_regularity_follows_from_what_is_spelled_out(verbs):
     }
 
 
-def test_mistakes_of_a_verb():
+@pytest.mark.parametrize(
+    ("tense", "person", "mistakes"),
+    [
+        ("present_simple", 2, {"missing_third_person_s": "he go"}),
+        ("present_simple", 0, {"extra_third_person_s": "I goes"}),
+        ("past_simple", 1, {"over_regularized_past": "you goed"}),
+        ("future_will", 0, {"inflected_after_will": "I will went"}),
+        ("infinitive", 0, {}),
+    ],
+)
+def test_a_verbs_mistakes(tense, person, mistakes):
     go = Verb("go", "ir", english_forms={"past_simple": ["went"] * 3, "past_participle": "gone"})
-    assert conjugation.mistakes(go, "present_simple", 2) == {"missing_third_person_s": "he go"}
-    assert conjugation.mistakes(go, "present_simple", 0) == {"extra_third_person_s": "I goes"}
-    assert conjugation.mistakes(go, "past_simple", 1) == {"over_regularized_past": "you goed"}
-    assert conjugation.mistakes(go, "future_will", 0) == {"inflected_after_will": "I will went"}
-    assert conjugation.mistakes(go, "infinitive", 0) == {}
+    assert conjugation.mistakes(go, tense, person) == mistakes
 
 
-def test_counts(rows):
-    assert Counter(row.label for row in rows) == {"correct": 320, "mis_conjugated": 348}
+def test_each_cell_has_one_to_three_mistakes_of_all_kinds(rows):
     assert {row.mis_conjugation_type for row in rows if row.mis_conjugation_type} == set(get_args(conjugation.Mistake))
     per_cell = Counter(row.cell for row in rows if row.label == "mis_conjugated")
     assert set(per_cell.values()) <= {1, 2, 3}
@@ -96,43 +102,36 @@ def test_each_form_belongs_to_one_cell_and_no_mistake_is_right(rows):
     assert not {row.text for row in rows if row.label != "correct"} & {row.text for row in right}
 
 
-def test_generating_again_gives_the_committed_bytes(root, verbs, tmp_path):
-    for name, data in shard_files(make_rows(verbs)).items():
-        assert data == (root / "data/shards" / name).read_bytes()
-        files.write_bytes(tmp_path / name, data)
-    manifest = formats.json_bytes(read_shards(tmp_path).manifest())
-    assert manifest == (root / "data/MANIFEST.json").read_bytes()
-
-
-def command(folder, *arguments):
+def corpus_command(folder, *arguments):
     """``python -m minitrain.corpus`` in a folder: its exit code and the last line that it printed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    line = [sys.executable, "-W", "error", "-m", "minitrain.corpus", *arguments]
-    ended = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_python(folder, "-m", "minitrain.corpus", *arguments, PYTHONPATH=str(ROOT))
     return ended.returncode, (ended.stdout + ended.stderr).splitlines()[-1]
 
 
 def test_the_command_makes_the_committed_bytes_and_pins_shards_of_ones_own(root, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/verbs.yaml").write_bytes((root / "data/verbs.yaml").read_bytes())
+    made, committed = tmp_path / "data", {path: (root / path).read_bytes() for path in COMMITTED}
+    made.mkdir()
+    shutil.copy(root / "data/verbs.yaml", made)
     said = "data/shards: 4 shards, 668 rows (320 correct, 348 mis_conjugated); data/MANIFEST.json"
-    assert command(tmp_path) == (0, said)
-    for path in [*(root / "data/shards").iterdir(), root / "data/MANIFEST.json"]:
-        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()
+    assert corpus_command(tmp_path) == (0, said)
+    assert {path: (tmp_path / path).read_bytes() for path in COMMITTED} == committed
 
-    assert command(tmp_path, "--pin", "data/shards", "own.json") == (0, said.replace("data/MANIFEST.json", "own.json"))
-    assert (tmp_path / "own.json").read_bytes() == (root / "data/MANIFEST.json").read_bytes()
+    pin = ("--pin", "data/shards", "own.json")
+    assert corpus_command(tmp_path, *pin) == (0, said.replace("data/MANIFEST.json", "own.json"))
+    assert (tmp_path / "own.json").read_bytes() == committed["data/MANIFEST.json"]
 
-    twice = "  - {english: work, spanish: trabajar}\n"
-    (tmp_path / "data/verbs.yaml").write_text((root / "data/verbs.yaml").read_text() + twice)
-    code, said = command(tmp_path)
+    with (made / "verbs.yaml").open("a") as file:
+        file.write("  - {english: work, spanish: trabajar}\n")
+    code, said = corpus_command(tmp_path)
     assert (code, "duplicate id: work." in said) == (1, True)
-    for path in (root / "data/shards").iterdir():  # nothing was written
-        assert (tmp_path / path.relative_to(root)).read_bytes() == path.read_bytes()
+    assert {path: (tmp_path / path).read_bytes() for path in COMMITTED} == committed
 
-    (tmp_path / "data/verbs.yaml").write_bytes((root / "data/verbs.yaml").read_bytes())
-    (tmp_path / "data/shards/mine.jsonl").write_text("")
-    assert command(tmp_path) == (1, "error: data/shards: mine.jsonl: not made by this command. Move it elsewhere.")
+    (made / "shards/mine.jsonl").write_text("")
+    shutil.copy(root / "data/verbs.yaml", made)
+    assert corpus_command(tmp_path) == (
+        1,
+        "error: data/shards: mine.jsonl: not made by this command. Move it elsewhere.",
+    )
 
 
 VERBS = {
@@ -161,7 +160,7 @@ def test_what_is_wrong_with_the_table_of_verbs_is_named(tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_fingerprint_normalises():
+def test_a_fingerprint_ignores_case_but_of_I_and_spaces_around_and_how_accents_are_encoded():
     assert fingerprint(" He Works ") == fingerprint("he works")
     assert fingerprint("e\u0301l") == fingerprint("\u00e9l")
     assert fingerprint("I work") != fingerprint("i work")
@@ -212,15 +211,18 @@ def test_bad_rows_are_named(good, name):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["", "{", '{"id": }', "[" * 100_000, '{"id": "\\ud800"}', "\ufeff{}"])
-def test_broken_json_is_named(line):
-    with pytest.raises(UserError, match="^here:1: expected a JSON object, got broken JSON: "):
-        parse_row(line, "here:1")
+BROKEN = "expected a JSON object, got broken JSON: "
 
 
-@pytest.mark.parametrize("line", ["[]", '"text"', "null"])
-def test_json_that_is_no_object_is_named(line):
-    with pytest.raises(UserError, match="^here:1: expected .*, got "):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *((line, BROKEN) for line in ("", "{", '{"id": }', "[" * 100_000, '{"id": "\\ud800"}', "\ufeff{}")),
+        *((line, "expected .*, got ") for line in ("[]", '"text"', "null")),
+    ],
+)
+def test_a_line_that_is_no_json_object_is_named(line, message):
+    with pytest.raises(UserError, match=f"^here:1: {message}"):
         parse_row(line, "here:1")
 
 
@@ -229,24 +231,25 @@ def write_shard(folder, *rows):
     (folder / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
-def test_duplicates_are_named_with_both_places(tmp_path, good):
-    write_shard(tmp_path, good, good)
-    with pytest.raises(UserError, match=r"a\.jsonl:2: duplicate id: .* repeats .*a\.jsonl:1"):
-        read_shards(tmp_path)
-    write_shard(tmp_path, good, {**good, "id": "other"})
-    with pytest.raises(UserError, match=r"a\.jsonl:2: duplicate fingerprint"):
-        read_shards(tmp_path)
-    other = {**good, "id": "other", "text": "I toiled", "fingerprint": fingerprint("I toiled")}
-    write_shard(tmp_path, good, other)
-    with pytest.raises(UserError, match=r"a\.jsonl:2: duplicate cell"):
-        read_shards(tmp_path)
+def with_text(text):
+    return {"id": "other", "text": text, "fingerprint": fingerprint(text)}
 
 
-def test_a_mistake_must_name_the_right_form_of_its_cell(tmp_path, good):
-    wrong = {**good, "id": "w", "text": "I worken", "fingerprint": fingerprint("I worken")}
-    wrong |= {"label": "mis_conjugated", "mis_conjugation_type": "over_regularized_past", "correct_form": "I work"}
-    write_shard(tmp_path, good, wrong)
-    with pytest.raises(UserError, match=r"a\.jsonl:2: key 'correct_form': expected 'I worked'"):
+MISTAKE = {"label": "mis_conjugated", "mis_conjugation_type": "over_regularized_past", "correct_form": "I work"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, r"a\.jsonl:2: duplicate id: .* repeats .*a\.jsonl:1"),
+        ({"id": "other"}, r"a\.jsonl:2: duplicate fingerprint"),
+        (with_text("I toiled"), r"a\.jsonl:2: duplicate cell"),
+        (with_text("I worken") | MISTAKE, r"a\.jsonl:2: key 'correct_form': expected 'I worked'"),
+    ],
+)
+def test_a_row_that_does_not_go_with_another_is_named(tmp_path, good, change, message):
+    write_shard(tmp_path, good, {**good, **change})
+    with pytest.raises(UserError, match=message):
         read_shards(tmp_path)
 
 
@@ -267,40 +270,28 @@ def test_a_folder_without_shards_is_named(tmp_path):
             read_shards(folder)
 
 
-def test_shards_must_match_their_manifest(tmp_path, good):
-    write_shard(tmp_path / "shards", good)
-    path = tmp_path / "MANIFEST.json"
-    manifest = read_shards(tmp_path / "shards").manifest()
-    path.write_bytes(formats.json_bytes(manifest))
-    assert len(read_corpus(tmp_path / "shards", path).rows) == 1
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match=r"MANIFEST\.json:\d+: expected JSON"):
-        read_corpus(tmp_path / "shards", path)
-    path.write_text(json.dumps(manifest))  # spelled in another way: the same manifest
-    assert len(read_corpus(tmp_path / "shards", path).rows) == 1
-    path.write_text(json.dumps({**manifest, "shards": 5}))
-    with pytest.raises(UserError, match="key 'shards': expected a list"):
-        read_corpus(tmp_path / "shards", path)
-    path.write_text(json.dumps(manifest))
+MANIFESTS = {
+    "not JSON": (lambda text, _: text[:-5], r"MANIFEST\.json:\d+: expected JSON"),
+    "no shards": (lambda _, m: json.dumps({**m, "shards": 5}), "key 'shards': expected a list"),
+    "another digest": (lambda text, m: text.replace(m["shards"][0]["sha256"], "0"), r"a\.jsonl: sha256: expected"),
+    "another number of rows": (lambda text, _: text.replace('"rows": 1', '"rows": 2'), r"a\.jsonl: rows: expected 2"),
+    "no such shard": (lambda text, _: text.replace("a.jsonl", "c.jsonl"), r"a\.jsonl: not listed"),
+    "a shard too many": (
+        lambda _, m: json.dumps({**m, "shards": [*m["shards"], {"file": "c.jsonl"}]}),
+        r"c\.jsonl: listed in .* but not there",
+    ),
+    "other counts": (lambda _, m: json.dumps({**m, "counts": {"rows": 2}}), "key 'counts'"),
+    "another schema": (lambda _, m: json.dumps({**m, "schema_version": 99}), "key 'schema_version': expected 1"),
+}
 
-    changed = {**good, "spanish": "yo trabaje"}
-    write_shard(tmp_path / "shards", changed)
-    with pytest.raises(UserError, match=r"a\.jsonl: sha256: expected"):
-        read_corpus(tmp_path / "shards", path)
 
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_shards_must_match_their_manifest(tmp_path, good, name):
+    change, message = MANIFESTS[name]
     write_shard(tmp_path / "shards", good)
-    (tmp_path / "shards/b.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"b\.jsonl: not listed"):
-        read_corpus(tmp_path / "shards", path)
-    (tmp_path / "shards/b.jsonl").unlink()
-    path.write_text(
-        json.dumps({**manifest, "shards": [*manifest["shards"], {"file": "c.jsonl", "rows": 0, "sha256": "0"}]})
-    )
-    with pytest.raises(UserError, match=r"c\.jsonl: listed in .* but not there"):
-        read_corpus(tmp_path / "shards", path)
-    path.write_text(json.dumps({**manifest, "counts": {"rows": 2}}))
-    with pytest.raises(UserError, match="key 'counts'"):
-        read_corpus(tmp_path / "shards", path)
-    path.write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(UserError, match="key 'schema_version': expected 1"):
+    path, manifest = tmp_path / "MANIFEST.json", read_shards(tmp_path / "shards").manifest()
+    path.write_text(json.dumps(manifest))  # as a line: how it is spelled does not matter
+    assert len(read_corpus(tmp_path / "shards", path).rows) == 1
+    path.write_text(change(formats.json_bytes(manifest).decode(), manifest))
+    with pytest.raises(UserError, match=message):
         read_corpus(tmp_path / "shards", path)
