@@ -72,41 +72,21 @@ def test_no_file_is_longer_than_one_sitting_and_no_stage_than_thirty_statements(
 def test_every_file_is_written_by_the_one_writer():
     """Nothing but minitrain.base.files opens a file for writing, renames or saves one."""
     writing = {
-        "write_text",
-        "write_bytes",
-        "savefig",
-        "save",
-        "save_file",
-        "replace",
-        "rename",
-        "open",
-        "dump",
-        "mkdir",
-        "touch",
-        "tofile",
-        "unlink",
-        "copy2",
-        "copyfile",
-        "copytree",
-        "move",
+        *("write_text", "write_bytes", "savefig", "save", "save_file", "open", "dump", "tofile", "touch", "mkdir"),
+        *("replace", "rename", "move", "unlink", "copy2", "copyfile", "copytree"),
     }
-    for folder in ("minitrain", "stages"):
-        for path in Path(folder).rglob("*.py"):
-            if path == Path("minitrain/base/files.py"):
-                continue
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call):
-                    function = node.func
-                    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                    owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
-                    if name in writing and owner != "files":
-                        # str.replace, figures drawn into memory, and nowhere, are no files
-                        assert (
-                            (name == "replace" and len(node.args) == 2 and owner != "os")
-                            or (name == "savefig" and path.name == "figures.py")
-                            or (name == "save" and owner == "safetensors.numpy")  # which gives bytes
-                            or (name == "open" and ast.unparse(node.args[0]) == "os.devnull")
-                        ), f"{path}:{node.lineno}"
+    for path in [*Path("minitrain").rglob("*.py"), *Path("stages").rglob("*.py")]:
+        if path != Path("minitrain/base/files.py"):
+            for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+                owner, _, name = ast.unparse(call.func).rpartition(".")
+                assert (
+                    name not in writing
+                    or owner == "files"
+                    or (name == "replace" and len(call.args) == 2 and owner != "os")  # of a text
+                    or (name == "savefig" and path.name == "figures.py")  # into memory
+                    or (name == "save" and owner == "safetensors.numpy")  # which gives bytes
+                    or (name == "open" and ast.unparse(call.args[0]) == "os.devnull")
+                ), f"{path}:{call.lineno}"
 
 
 # --- the digest of the code ----------------------------------------------------------------------------
@@ -120,22 +100,17 @@ def test_the_closure_follows_imports_inside_functions_and_packages():
     assert not closure & {"minitrain/figures.py", "minitrain/evaluation/ngram.py", "stages/verify.py"}
 
 
-def project(folder: Path) -> None:
-    (folder / "minitrain/room/inner").mkdir(parents=True)
-    (folder / "dvc.yaml").write_text("stages: {train: {deps: [data, minitrain/room, minitrain/a.py, plots/x.csv]}}")
-    for name in (
-        "minitrain/a.py",
-        "minitrain/other.py",
-        "minitrain/room/b.py",
-        "minitrain/room/c.txt",
-        "minitrain/room/inner/d.py",
-    ):
-        (folder / name).write_text("x = 1")
-
-
-def test_the_code_of_a_stage_is_what_it_declares(tmp_path, monkeypatch):
+@pytest.fixture
+def declaring(tmp_path, monkeypatch):
+    """A folder whose stage declares a file, a folder and what is no code."""
     monkeypatch.chdir(tmp_path)
-    project(tmp_path)
+    Path("minitrain/room/inner").mkdir(parents=True)
+    Path("dvc.yaml").write_text("stages: {train: {deps: [data, minitrain/room, minitrain/a.py, plots/x.csv]}}")
+    for name in ("a.py", "other.py", "room/b.py", "room/c.txt", "room/inner/d.py"):
+        Path("minitrain", name).write_text("x = 1")
+
+
+def test_the_code_of_a_stage_is_what_it_declares(declaring):
     assert code.declared_code("train") == [Path("minitrain", name) for name in ("a.py", "room/b.py", "room/inner/d.py")]
 
 
@@ -150,9 +125,7 @@ def test_the_code_of_a_stage_is_what_it_declares(tmp_path, monkeypatch):
         (lambda: Path("minitrain/room/c.txt").write_text("x = 2"), False),
     ],
 )
-def test_the_digest_changes_with_any_file_that_is_declared(tmp_path, monkeypatch, change, matters):
-    monkeypatch.chdir(tmp_path)
-    project(tmp_path)
+def test_the_digest_changes_with_any_file_that_is_declared_and_no_other(declaring, change, matters):
     first = code.code_digest("train")
     change()
     assert (code.code_digest("train") != first) == matters

@@ -91,55 +91,36 @@ def a_log_with(change) -> Callable[[Path, pytest.MonkeyPatch], None]:
     return fault
 
 
-def a_trainer_that_records_other_logits(project: Path, monkeypatch) -> None:
-    real = export.probe
-
-    def probe(*args):
-        arrays = real(*args)
-        arrays["logits"].reshape(-1)[0] += 1e-12
-        return arrays
-
-    monkeypatch.setattr(export, "probe", probe)
-    export_again()
-
-
 def a_trainer_that_keeps_another_state(project: Path, _: object) -> None:
     lose_kept(project)
     measure_again()
 
 
-def a_round_trip_that_loses_the_optimizer(project: Path, monkeypatch) -> None:
-    real = roundtrip.measure
+def returning(module, name: str, change, then) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    """A program whose function returns something else, and what follows from that is made."""
 
-    def measure(*args):
-        metrics = real(*args)
-        return {**metrics, "state_machines": {**metrics["state_machines"], "optimizer": False}}
-
-    monkeypatch.setattr(roundtrip, "measure", measure)
-    measure_again()
-
-
-def a_model_that_beats_them_on(won: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
-    """Of both splits, only the other one is lost."""
-
-    def fault(project: Path, monkeypatch) -> None:
-        real = baselines.measure
-
-        def measure(*args):
-            metrics = real(*args)
-            return {**metrics, won: {**metrics[won], "model_ppl": 1.5}}
-
-        monkeypatch.setattr(baselines, "measure", measure)
-        assert run_stage(project, "baseline-compare").returncode == 0
+    def fault(_: Path, monkeypatch) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: change(real(*args)))
+        then()
 
     return fault
 
 
-def a_picture_of_one_pixel(project: Path, monkeypatch) -> None:
-    real, drawn = drift.plots, io.BytesIO()
+def a_model_that_beats_them_on(won: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    """Of both splits, only the other one is lost."""
+    return returning(
+        baselines,
+        "measure",
+        lambda metrics: {**metrics, won: {**metrics[won], "model_ppl": 1.5}},
+        lambda: run_stage(Path(), "baseline-compare"),
+    )
+
+
+def a_picture_of_one_pixel(plots: dict[str, bytes]) -> dict[str, bytes]:
+    drawn = io.BytesIO()
     image.imsave(drawn, [[0.0]], format="png")
-    monkeypatch.setattr(drift, "plots", lambda *args: {**real(*args), "drift_per_layer.png": drawn.getvalue()})
-    assert run_stage(project, "fp16-drift").returncode == 0
+    return {**plots, "drift_per_layer.png": drawn.getvalue()}
 
 
 def edited(path: str, old: str, new: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
@@ -161,8 +142,19 @@ ALONE = {
     "model": (patched(checks, "LOCKED_PARAMETERS", 103_681), "expected 103,681 parameters; got 103,680"),
     "model files": (lambda project, _: (project / "models/stray").write_text("x"), "got different: stray"),
     "manifest": (edited("minitrain/loop.py", "nats a token", "nats for a token"), "got different: code_digest"),
-    "round trip": (a_round_trip_that_loses_the_optimizer, "got different: state machine optimizer"),
-    "round trip in fp64": (a_trainer_that_records_other_logits, "got 11392 compared, different"),
+    "round trip": (
+        returning(
+            roundtrip,
+            "measure",
+            lambda metrics: {**metrics, "state_machines": {**metrics["state_machines"], "optimizer": False}},
+            measure_again,
+        ),
+        "got different: state machine optimizer",
+    ),
+    "round trip in fp64": (
+        returning(export, "probe", lambda arrays: {**arrays, "logits": arrays["logits"] + 1e-12}, export_again),
+        "got 11392 compared, different",
+    ),
     "resumed run": (a_trainer_that_keeps_another_state, "got different bytes"),
     "beats n-grams on val": (a_model_that_beats_them_on("test"), "expected perplexity below 2.8597; got 29."),
     "beats n-grams on test": (a_model_that_beats_them_on("val"), "expected perplexity below 3.0024; got 30."),
@@ -172,7 +164,10 @@ ALONE = {
         "expected 24 steps, each once; got 25, not each once",
     ),
     "first step": (a_log_with(lambda log: log.__setitem__(0, (9.0, *log[0][1:]))), "got 9.000, "),
-    "fp16 drift plot": (a_picture_of_one_pixel, "expected a picture drift_per_layer.png; got 1 x 1"),
+    "fp16 drift plot": (
+        returning(drift, "plots", a_picture_of_one_pixel, lambda: run_stage(Path(), "fp16-drift")),
+        "expected a picture drift_per_layer.png; got 1 x 1",
+    ),
     "no pickle": (lambda project, _: (project / "stages/extra.py").write_text("import pickle\n"), "stages/extra.py:"),
     "packages": (
         patched(checks, "version", lambda name: "0.1" if name == "pillow" else version(name)),
