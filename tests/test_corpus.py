@@ -264,12 +264,6 @@ def test_rows_are_the_lines_of_a_shard(tmp_path, good):
         read_shards(tmp_path)
 
 
-def test_a_folder_without_shards_is_named(tmp_path):
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UserError, match=str(folder)):
-            read_shards(folder)
-
-
 MANIFESTS = {
     "not JSON": (lambda text, _: text[:-5], r"MANIFEST\.json:\d+: expected JSON"),
     "no shards": (lambda _, m: json.dumps({**m, "shards": 5}), "key 'shards': expected a list"),

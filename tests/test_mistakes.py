@@ -10,7 +10,7 @@ from closure import PACKAGES, imported_modules
 from conftest import edit, model_file, refused, run_python, run_stage
 
 import stages
-from proofs.project import SHORT, copy_project, set_params, tree
+from proofs.project import copy_project, set_params, tree
 
 
 @pytest.mark.parametrize("lr", [30.0, 1000.0])
@@ -52,6 +52,10 @@ BAD_INPUTS = {
         lambda p: edit(p / "params.yaml", {"data/shards": "data/nowhere"}),
         "data/nowhere: expected a folder",
     ),
+    "empty folder": (
+        lambda p: [path.unlink() for path in (p / "data/shards").iterdir()],
+        "data/shards: expected at least one shard",
+    ),
     "missing shard": (lambda p: (p / SHARD).unlink(), f"{SHARD}: listed in data/MANIFEST.json but not there"),
     "missing manifest": (lambda p: (p / "data/MANIFEST.json").unlink(), "data/MANIFEST.json: cannot be read"),
     "too long a sequence": (
@@ -77,14 +81,6 @@ def test_a_bad_corpus_or_parameter_is_named_and_nothing_is_written(tmp_path, nam
     before = tree(project)
     assert message in refused(run_stage(project, "shard-to-batches"))
     assert tree(project) == before
-
-
-def test_training_without_batches_is_named(tmp_path):
-    project = copy_project(tmp_path / "project", SHORT)
-    message = refused(run_stage(project, "train"))
-    assert "data/batches: expected the output of shard-to-batches" in message
-    assert "dvc repro shard-to-batches" in message
-    assert not (project / "models").exists()
 
 
 BAD_MODELS = {

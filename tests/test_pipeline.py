@@ -23,9 +23,13 @@ def pipeline(root):
     return yaml.safe_load((root / "dvc.yaml").read_text())
 
 
-def test_the_stages_are_these_in_this_order_and_only_the_gate_runs_always(pipeline):
+def test_the_stages_are_these_and_only_the_gate_runs_always_after_all_others(pipeline):
     assert tuple(pipeline["stages"]) == STAGES
     assert [stage for stage, content in pipeline["stages"].items() if content.get("always_changed")] == ["verify"]
+    assert "params" not in pipeline["stages"]["verify"]
+    assert set(pipeline["stages"]["verify"]["deps"]) == {
+        f"plots/{stage}/metrics.json" for stage in ("checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
+    }
 
 
 @pytest.mark.parametrize("stage", layout.STAGES)
@@ -39,13 +43,6 @@ def test_a_stage_declares_the_code_that_it_imports_and_no_other(root, pipeline, 
         assert any(path.is_relative_to(declared) for path in imported), f"{declared}: nothing of it is imported"
     assert "requirements.lock" in deps
     assert pipeline["stages"][stage]["cmd"] == f"python -m stages.{script.stem}"
-
-
-def test_the_gate_runs_always_so_it_declares_only_what_comes_before_it(pipeline):
-    assert set(pipeline["stages"]["verify"]["deps"]) == {
-        f"plots/{stage}/metrics.json" for stage in ("checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
-    }
-    assert "params" not in pipeline["stages"]["verify"]
 
 
 def test_stages_declare_parameters_that_there_are_and_every_parameter_has_a_stage(root, pipeline):
