@@ -1,0 +1,117 @@
+"""The documents against the project: the picture of docs/architecture.md, and the paths and commands that they name."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from closure import imported_modules
+
+from minitrain.base import layout
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# What a run leaves, and what the reader or DVC makes: not in a fresh clone.
+LEFT_BY_RUNS = ("models", "checkpoints", "data/batches", ".venv", ".dvc/tmp/rwlock", "PHASE_18_REPORT.md", "mlflow.db")
+YOURS = ("data/my-shards", "data/MY-MANIFEST.json")
+
+
+@pytest.fixture(autouse=True)
+def in_root(root, monkeypatch):
+    monkeypatch.chdir(root)
+
+
+# --- the picture ---------------------------------------------------------------------------------------
+
+
+def read_picture() -> tuple[dict[str, int], dict[str, tuple[int, set[str]]]]:
+    """The floor of each room, counted from the ground; and of each program its floor and the paths that it leaves."""
+    picture = Path("docs/architecture.md").read_text().split("```")[1]
+    rows = [line for line in picture.splitlines()[2:] if line]  # without the headings of the columns
+    height = sum(not row.startswith(" ") for row in rows)
+    floor_of, programs = {}, {}
+    for row in rows:
+        cells = re.split(" {2,}", row)
+        if cells[0]:  # otherwise one more program on the same floor
+            height -= 1
+            floor_of |= dict.fromkeys(cells[0].split(", "), height)
+        if "=>" in row:
+            program, left = cells[-1].split(" => ")
+            programs[program] = (height, set(left.split(", ")))
+    return floor_of, programs
+
+
+def rooms_imported_by(path: Path) -> set[str]:
+    """The files and packages directly below minitrain/ that a script imports itself."""
+    modules = [module.split(".") for module in imported_modules(path)]
+    return {parts[1] for parts in modules if parts[0] == "minitrain" and len(parts) > 1}
+
+
+def test_the_picture_shows_every_room():
+    rooms = {path.parts[1].removesuffix(".py") for path in Path("minitrain").rglob("*.py")}
+    assert set(read_picture()[0]) == rooms - {"__init__"}
+
+
+def test_imports_only_go_down_the_floors_of_the_picture():
+    floor_of, _ = read_picture()
+    for path in sorted(Path("minitrain").rglob("*.py")):
+        if path != Path("minitrain/__init__.py"):
+            for room in rooms_imported_by(path):
+                assert floor_of[room] <= floor_of[path.parts[1].removesuffix(".py")], f"{path} imports {room}"
+
+
+def test_each_program_stands_on_the_highest_floor_that_it_uses():
+    floor_of, programs = read_picture()
+    assert set(programs) == {*layout.STAGES, "verify", "minitrain.corpus"}
+    for stage in (*layout.STAGES, "verify"):
+        rooms = rooms_imported_by(Path("stages", stage.replace("-", "_") + ".py"))
+        # Tracking is left out: it only observes.
+        assert programs[stage][0] == max(floor_of[room] for room in rooms - {"tracking"}), stage
+    assert programs["minitrain.corpus"][0] == floor_of["corpus"]
+
+
+def test_each_stage_leaves_what_the_picture_says():
+    for stage, content in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].items():
+        left = [out for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]
+        paths = {Path(out) if isinstance(out, str) else Path(*out) for out in left}
+        paths |= {layout.REPORT} if stage == "verify" else set()
+        shown = read_picture()[1][stage][1]
+        for path in paths:
+            assert any(path.is_relative_to(place) for place in shown), f"{stage} leaves {path}"
+        for place in shown:
+            assert any(path.is_relative_to(place) for path in paths), f"{stage} leaves nothing in {place}"
+
+
+# --- what the documents name ---------------------------------------------------------------------------
+
+
+def code_in(document: str) -> str:
+    """All that stands between backticks, words and blocks, one a line."""
+    pieces = re.findall("```(.*?)```|`([^`]+)`", Path(document).read_text(), re.DOTALL)
+    return "\n".join(block or word for block, word in pieces)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file(document):
+    for target in re.findall(r"\]\(([^)]+)\)", Path(document).read_text()):
+        assert (Path(document).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_exists_or_is_left_by_a_run(document):
+    words = [word.strip(",;:") for word in code_in(document).split()]
+    paths = [word for word in words if re.fullmatch(r"[\w./-]*(\w/[\w./-]*|\.(py|md|yaml|json|lock|csv|db))", word)]
+    assert paths
+    for path in paths:
+        made = any(Path(path).is_relative_to(folder) for folder in (*LEFT_BY_RUNS, *YOURS))
+        assert made or Path(path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_has_a_target_a_stage_or_a_module(document):
+    code = code_in(document)
+    targets = re.findall(r"^([a-z -]+):", Path("Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= set(" ".join(targets).split())
+    assert set(re.findall(r"\bdvc repro ([a-z][a-z0-9-]+)", code)) <= {*layout.STAGES, "verify"}
+    for module in re.findall(r"python -m ([\w.]+)", code):
+        assert Path(*module.split("."), "__main__.py").exists(), module
