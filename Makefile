@@ -36,10 +36,8 @@ seeds: .venv/run
 
 bench: .venv/run .venv-bench/run
 	dvc repro train
-	.venv-bench/bin/python -m benchmarks.compare
-	.venv-bench/bin/python -m benchmarks.growth
-	.venv/bin/python -m benchmarks.shards
-	.venv/bin/python -m benchmarks.around
+	.venv-bench/bin/python -m benchmarks.compare speed
+	.venv-bench/bin/python -m benchmarks.compare growth
 
 profile: .venv/run
 	dvc repro shard-to-batches

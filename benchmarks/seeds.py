@@ -4,125 +4,107 @@ One configuration, that of params.yaml, chosen on validation; test is only read 
 and writes it to ``benchmarks/seeds.md``. Takes some minutes: ``make seeds``.
 """
 
-import argparse
 import dataclasses
 import math
-import sys
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
-from minitrain.base import files, tensors
+from benchmarks.machine import commit
+from minitrain.base import files
 from minitrain.base.errors import UserError
 from minitrain.base.process import run_command
 from minitrain.corpus.shards import Corpus, read_corpus
 from minitrain.dataset.build import build_dataset
-from minitrain.dataset.stores import SPLITS, TokenStore
-from minitrain.evaluation.ngram import add_alpha_nll, kneser_ney_nll
-from minitrain.loop import Step, train
-from minitrain.model import MiniGPT
+from minitrain.dataset.read import read_dataset
+from minitrain.evaluation import baselines
+from minitrain.loop import train
 from minitrain.params import Params, read_params
-from minitrain.scoring import perplexity, token_nll
+from minitrain.training.export import ExportedModel
 from minitrain.training.state import initial_state
 
 TABLE = Path("benchmarks/seeds.md")
+N_SEEDS = 10
+T_95 = 2.262  # Student's t, 97.5 % quantile, for ten values
 EACH = {"add-alpha": 0.60, "Kneser-Ney": 0.72}  # the bound on each seed's ratio, val and test
 MEAN_ON_TEST = {"add-alpha": 0.55, "Kneser-Ney": 0.66}
-T_95 = {5: 2.776, 10: 2.262, 20: 2.093}  # Student's t, 97.5 % quantile, for n values; others get no interval
+COLUMNS = {  # of each split, and what the stage baseline-compare calls them
+    "model": "model_ppl",
+    "/ add-alpha": "ratio_to_best_add_alpha",
+    "/ Kneser-Ney": "ratio_to_best_kneser_ney",
+}
 
 
 def run_seed(params: Params, corpus: Corpus, seed: int) -> dict[str, float]:
-    """Train one seed; perplexities and ratios on val and test."""
-    params = dataclasses.replace(params, split=dataclasses.replace(params.split, seed=seed))
-    content, _ = build_dataset(params, corpus, "")
-    stores = {split: TokenStore(**tensors.decode_tensors(content[f"{split}.safetensors"], split)) for split in SPLITS}
-
-    settings = dataclasses.replace(params.train, seed=seed)
+    """Train one seed; perplexities and ratios on val and test, as the stage baseline-compare measures them."""
+    split, settings = dataclasses.replace(params.split, seed=seed), dataclasses.replace(params.train, seed=seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        batches, _ = build_dataset(dataclasses.replace(params, split=split), corpus, "")
+        files.write_all(Path(temporary), batches)
+        dataset = read_dataset(Path(temporary), params.model)
     state = initial_state(params.model, settings)
-    with tqdm(total=settings.steps, desc=f"seed {seed}", unit="step", disable=None) as bar:
-        for event in train(state, stores["train"], stores["val"], params.model, settings):
-            if isinstance(event, Step):
-                bar.update()
-    model = MiniGPT.with_weights(params.model, state.best.weights)
-    train_set, ngram, vocab_size = stores["train"], params.ngram, params.model.vocab_size
-
-    result: dict[str, float] = {"seed": seed, "best step": state.best.step}
-    for split in ("val", "test"):
-        store = stores[split]
-        ppl = perplexity(token_nll(model, store))
-        orders = range(1, ngram.max_order + 1)
-        add_alpha = [add_alpha_nll(train_set, store, n, ngram.alpha, vocab_size) for n in orders]
-        kneser_ney = [kneser_ney_nll(train_set, store, n, ngram.discount, vocab_size) for n in orders[1:]]
-        result[f"{split} model"] = ppl
-        for name, of_orders in (("add-alpha", add_alpha), ("Kneser-Ney", kneser_ney)):
-            result[f"{split} / {name}"] = ppl / min(map(perplexity, of_orders))
-    return result
+    for _ in train(state, dataset.stores["train"], dataset.stores["val"], params.model, settings):
+        pass  # the state is all that is wanted
+    exported = ExportedModel(Path(), {}, params.model, state.best.weights)  # in memory alone
+    metrics = baselines.measure(params.ngram, dataset, exported)
+    scores = {f"{split} {name}": of[key] for split, of in metrics.items() for name, key in COLUMNS.items()}
+    return {"best step": state.best.step, **scores}
 
 
-def table(results: Sequence[dict[str, float]]) -> tuple[str, list[str]]:
-    """The Markdown table with mean and 95 % interval, and what exceeds its bound."""
-    columns = list(results[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
-    lines += [
-        "| " + " | ".join(f"{row[c]:.0f}" if c in ("seed", "best step") else f"{row[c]:.3f}" for c in columns) + " |"
-        for row in results
+def beyond_bounds(results: dict[int, dict[str, float]], means: dict[str, float]) -> list[str]:
+    """What exceeds its bound, in words."""
+    broken = [
+        f"seed {seed}: {split} / {name} is {row[f'{split} / {name}']:.3f}, bound {bound}"
+        for name, bound in EACH.items()
+        for split in ("val", "test")
+        for seed, row in results.items()
+        if not row[f"{split} / {name}"] <= bound
     ]
-    means, halves, broken = {}, {}, []
-    for column in columns[2:]:
-        values = [row[column] for row in results]
-        means[column] = sum(values) / len(values)
-        deviation = math.sqrt(sum((v - means[column]) ** 2 for v in values) / max(1, len(values) - 1))
-        halves[column] = T_95.get(len(values), math.nan) * deviation / math.sqrt(len(values))
-    lines.append("| **mean** | | " + " | ".join(f"**{means[c]:.3f}**" for c in columns[2:]) + " |")
-    lines.append(
-        "| 95 % interval | | "
-        + " | ".join("" if math.isnan(halves[c]) else f"± {halves[c]:.3f}" for c in columns[2:])
-        + " |"
-    )
-    for name, bound in EACH.items():
-        for split in ("val", "test"):
-            broken += [
-                f"seed {row['seed']:.0f}: {split} / {name} is {row[f'{split} / {name}']:.3f}, bound {bound}"
-                for row in results
-                if row[f"{split} / {name}"] > bound
-            ]
-    broken += [
+    return broken + [
         f"mean of test / {name} is {means[f'test / {name}']:.3f}, bound {bound}"
         for name, bound in MEAN_ON_TEST.items()
-        if means[f"test / {name}"] > bound
+        if not means[f"test / {name}"] <= bound
     ]
-    return "\n".join(lines), broken
+
+
+def page(results: dict[int, dict[str, float]], means: dict[str, float], broken: list[str]) -> str:
+    """The table with mean and 95 % interval, in Markdown."""
+    rows = [
+        f"| {seed} | {row['best step']} | " + " | ".join(f"{row[column]:.3f}" for column in means) + " |\n"
+        for seed, row in results.items()
+    ]
+    deviations = [np.std([row[column] for row in results.values()], ddof=1) for column in means]
+    return f"""# {N_SEEDS} seeds
+
+Perplexity of the model on held-out cells, and its ratio to the best n-gram of each kind; the seed varies split
+and initialisation. Bounds on each ratio: {", ".join(f"{name} {bound}" for name, bound in EACH.items())}; on the mean \
+over test: {", ".join(f"{name} {bound}" for name, bound in MEAN_ON_TEST.items())}.
+{"All hold." if not broken else "NOT ALL HOLD: " + "; ".join(broken)}
+
+| seed | best step | {" | ".join(means)} |
+|{"---:|" * (2 + len(means))}
+{"".join(rows)}\
+| **mean** | | {" | ".join(f"**{mean:.3f}**" for mean in means.values())} |
+| 95 % interval | | {" | ".join(f"± {T_95 * deviation / math.sqrt(N_SEEDS):.3f}" for deviation in deviations)} |
+
+Made by `make seeds` from `params.yaml` at commit {commit()}.
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.seeds", description="Train several seeds and tabulate the ratios to the n-grams."
-    )
-    parser.add_argument("--seeds", type=int, default=10, help="how many, counting up from train.seed (default: 10)")
-    n_seeds = parser.parse_args().seeds
-    if n_seeds < 2:
-        parser.error("--seeds: expected at least 2")
     params = read_params()
-    results, corpus = [], read_corpus(Path(params.data.shards), Path(params.data.manifest))
-    for seed in range(params.train.seed, params.train.seed + n_seeds):
-        results.append(run_seed(params, corpus, seed))
-        print({name: round(value, 3) for name, value in results[-1].items()}, file=sys.stderr)
-    text, broken = table(results)
-    bounds = ", ".join(f"{name} {bound}" for name, bound in EACH.items())
-    means = ", ".join(f"{name} {bound}" for name, bound in MEAN_ON_TEST.items())
-    page = f"""# {n_seeds} seeds
-
-Perplexity of the model on held-out cells, and its ratio to the best n-gram of each kind; the seed varies split
-and initialisation. Bounds on each ratio: {bounds}; on the mean over test: {means}.
-{"All hold." if not broken else "NOT ALL HOLD: " + "; ".join(broken)}
-
-{text}
-
-Made by `make seeds` from `params.yaml`.
-"""
-    files.write_bytes(TABLE, page.encode())
-    print(page)
+    corpus = read_corpus(Path(params.data.shards), Path(params.data.manifest))
+    results = {}
+    for seed in range(params.train.seed, params.train.seed + N_SEEDS):
+        results[seed] = run_seed(params, corpus, seed)
+        print(seed, {name: round(value, 3) for name, value in results[seed].items()})
+    columns = [f"{split} {name}" for split in baselines.HELD_OUT for name in COLUMNS]
+    means = {column: float(np.mean([row[column] for row in results.values()])) for column in columns}
+    broken = beyond_bounds(results, means)
+    text = page(results, means, broken)
+    files.write_bytes(TABLE, text.encode())
+    print(text)
     if broken:
         raise UserError(f"{len(broken)} bounds do not hold.")
 

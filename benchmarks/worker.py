@@ -1,64 +1,79 @@
 """One contender in a process of its own, told what to do line by line: so only one runs at a time.
 
-    python -m benchmarks.worker NAME WORK
+    python -m benchmarks.worker NAME FOLDER
 
-Each line on standard input is a command, each answer a line of JSON: ``steps N`` gives the seconds of
-each of N steps, ``check FILE`` writes loss and gradients of the first batch to FILE, ``memory`` gives
-the peak in bytes.
+builds the contender for the workload in FOLDER. Each line on standard input is then a command, each answer a line of
+JSON: ``steps N`` takes N steps and gives the seconds of each, ``check FILE`` writes loss and gradients of the first
+batch to FILE and gives none. After the last command it says how many bytes of memory it had at its peak. ``Worker`` is
+the other end.
 """
 
+import importlib
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.machine import peak_memory
 from benchmarks.workload import Contender, Work
 from minitrain.base import files, tensors
+from minitrain.base.errors import UserError
 from minitrain.base.process import keep_freed_memory
 
-CONTENDERS = ("numpy", "torch-eager-1", "torch-eager", "torch-compile", "jax")
+
+class Worker:
+    """The process of a contender, as its parent sees it. It ends with its parent at the latest."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.start = time.perf_counter()
+        # A compiler's cache of an earlier run would hide what compiling costs.
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
+        command = [sys.executable, "-m", "benchmarks.worker", name, str(folder)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def ask(self, command: str) -> list[float]:
+        """Send a command and wait for its answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(command, file=self.process.stdin, flush=True)
+        if not (answer := self.process.stdout.readline()):
+            raise UserError(f"the process of {self.name} ended; what it said stands above.")
+        return json.loads(answer)
+
+    def stop(self) -> int:
+        """No command any more: the process ends. The peak of its memory in bytes."""
+        peak, _ = self.process.communicate()
+        return int(peak)
 
 
-def build(name: str, work: Work) -> Contender:
-    """The contender of this name. Imports only what it needs."""
-    if name == "numpy":
-        from benchmarks.contenders import numpy_
-
-        return numpy_.build(work)
-    if name == "jax":
-        from benchmarks.contenders import jax_
-
-        return jax_.build(work)
-    from benchmarks.contenders import torch_
-
-    threads = 1 if name.endswith("-1") else len(os.sched_getaffinity(0))
-    return torch_.build(work, threads, compiled="compile" in name)
+def seconds_of_step(contender: Contender) -> float:
+    """Wall time of the contender's next step."""
+    start = time.perf_counter()
+    contender.step()
+    return time.perf_counter() - start
 
 
 def main() -> None:
     keep_freed_memory()  # for all: whoever takes memory from the C library gains by it
-    contender = build(sys.argv[1], Work.load(Path(sys.argv[2])))
+    # The variant eager of contenders/torch_.py is called torch-eager. Only what it needs is imported.
+    module, _, variant = sys.argv[1].partition("-")
+    build = importlib.import_module(f"benchmarks.contenders.{module}_").build
+    contender = build(Work.load(Path(sys.argv[2])), variant)
     for line in sys.stdin:
-        command, _, argument = line.strip().partition(" ")
-        answer: float | list[float]
-        if command == "steps":
-            seconds = []
-            for _ in range(int(argument)):
-                start = time.perf_counter()
-                contender.step()
-                seconds.append(time.perf_counter() - start)
-            answer = seconds
-        elif command == "check":
-            loss, grads = contender.loss_and_grads()
-            files.write_bytes(Path(argument), tensors.encode_tensors({**grads, "loss": np.asarray(loss)}))
-            answer = loss
+        command, argument = line.split()
+        seconds = []
+        if command == "check":
+            files.write_bytes(Path(argument), tensors.encode_tensors(contender.loss_and_grads()))
         else:
-            answer = peak_memory()
-        print(json.dumps(answer), flush=True)
+            seconds = [seconds_of_step(contender) for _ in range(int(argument))]
+        print(json.dumps(seconds), flush=True)
+    print(peak_memory())
 
 
 if __name__ == "__main__":

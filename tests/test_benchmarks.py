@@ -1,20 +1,21 @@
 """What the benchmarks compare is the same work, and is counted right. No timing here."""
 
 import dataclasses
-import itertools
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
-from benchmarks import synthetic_shards
-from benchmarks.compare import product_flops
+from benchmarks.compare import check_agreement, product_flops
 from benchmarks.contenders import numpy_
-from benchmarks.workload import Work, make_work
-from minitrain.corpus.shards import read_corpus
+from benchmarks.worker import Worker
+from benchmarks.workload import Work
+from minitrain.base.errors import UserError
+from minitrain.base.tensors import encode_tensors
 from minitrain.dataset.batches import DataIterator, pad
 from minitrain.loop import Step, train
 from minitrain.training.state import initial_state
@@ -22,14 +23,13 @@ from minitrain.training.state import initial_state
 
 @pytest.fixture(scope="module")
 def work() -> Work:
-    return make_work(TINY_MODEL, TINY_TRAIN, random_store(20, seed=1))
+    return Work(TINY_MODEL, TINY_TRAIN, random_store(20, seed=1))
 
 
-def test_a_workload_comes_back_from_its_file(work, tmp_path):
-    work.save(tmp_path / "work.safetensors")
-    again = Work.load(tmp_path / "work.safetensors")
+def test_a_workload_comes_back_from_its_files(work, tmp_path):
+    work.save(tmp_path)
+    again = Work.load(tmp_path)
     assert (again.model, again.train) == (work.model, work.train)
-    assert again.weights.tobytes() == work.weights.tobytes()
     for (name, ours), (_, theirs) in zip(work.store.arrays().items(), again.store.arrays().items(), strict=True):
         assert ours.tobytes() == theirs.tobytes(), name
 
@@ -42,13 +42,11 @@ def test_our_contender_is_the_loop(work):
 
 
 def test_our_contenders_first_loss_is_that_of_the_batch_the_peers_take(work):
-    loss, grads = numpy_.build(work).loss_and_grads()
+    results = numpy_.build(work).loss_and_grads()
     plain = dataclasses.replace(TINY_TRAIN, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
     first = numpy_.build(dataclasses.replace(work, train=plain)).step()
-    assert loss == pytest.approx(first, rel=1e-6)
-    assert set(grads) == set(work.named_weights())
-    batch = next(work.batches())
-    assert np.count_nonzero(batch.targets) == work.real_tokens(1)
+    assert results["loss"] == pytest.approx([first], rel=1e-6)
+    assert set(results) == {"loss", *work.named_weights()}
 
 
 def test_peers_take_the_batches_that_the_loop_takes(work, monkeypatch):
@@ -69,21 +67,31 @@ def test_peers_take_the_batches_that_the_loop_takes(work, monkeypatch):
         assert not padded.tokens[:, width:].any()
 
 
-def test_product_flops_of_one_sequence(work):
+def test_product_flops_of_one_sequence():
     """By hand: 2 m n k for each product forward, twice as much backward."""
-    store = random_store(1, seed=2)
-    one = dataclasses.replace(work, store=store, train=dataclasses.replace(TINY_TRAIN, batch_size=1))
-    T, C, F, L = int(store.lengths[0]) - 1, TINY_MODEL.d_model, TINY_MODEL.d_ff, TINY_MODEL.n_layers
+    T, C, F, L = 7, TINY_MODEL.d_model, TINY_MODEL.d_ff, TINY_MODEL.n_layers
     block = 2 * T * C * 3 * C + 2 * T * C * C + 2 * (2 * T * C * F) + 2 * (2 * T * T * C)
-    assert product_flops(one, 1) == 3 * (L * block + 2 * T * C * TINY_MODEL.vocab_size)
+    assert product_flops(TINY_MODEL, np.array([T])) == 3 * (L * block + 2 * T * C * TINY_MODEL.vocab_size)
 
 
-def test_synthetic_shards_are_a_corpus(tmp_path):
-    synthetic_shards.write(1000, tmp_path)
-    corpus = read_corpus(tmp_path / "shards", tmp_path / "MANIFEST.json")
-    assert len(corpus.rows) == corpus.manifest()["counts"]["rows"] == 1000
-    assert len(corpus.correct_rows) > 500
-    assert len({verb.english for verb in itertools.islice(synthetic_shards.verbs(), 5000)}) == 5000
+def test_a_contender_in_its_own_process_computes_the_same_gradients(work, tmp_path):
+    work.save(tmp_path)
+    worker = Worker("numpy", tmp_path)
+    assert len(worker.ask("steps 2")) == 2
+    worker.ask(f"check {tmp_path / 'grads'}")
+    assert worker.stop() > 0
+    assert (tmp_path / "grads").read_bytes() == encode_tensors(numpy_.build(work).loss_and_grads())
+
+
+@pytest.mark.parametrize("key", ["loss", "embed.weight"])
+def test_a_peer_that_computes_something_else_is_refused(work, tmp_path, key):
+    results = {"numpy": numpy_.build(work).loss_and_grads(), "jax": numpy_.build(work).loss_and_grads()}
+    results["jax"][key] = results["jax"][key] * np.float32(1 + 1e-4)
+    workers = {name: SimpleNamespace(ask=lambda _: None) for name in results}
+    for name, tensors in results.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(encode_tensors(tensors))
+    with pytest.raises(UserError, match=f"jax: {key} differs"):
+        check_agreement(workers, tmp_path)
 
 
 def test_the_environment_of_make_bench_is_enough_and_of_the_locks_versions(root):
@@ -93,5 +101,5 @@ def test_the_environment_of_make_bench_is_enough_and_of_the_locks_versions(root)
     )
     assert {name for name, version in pins.items() if lock.get(name) != version} == {"jax", "jaxlib", "optax", "torch"}
     absent = ["dvc", "mlflow", "stages", "tqdm"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from benchmarks import compare, growth, worker; "
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from benchmarks import compare, worker; "
     subprocess.run([sys.executable, "-c", f"{code}from benchmarks.contenders import numpy_"], cwd=root, check=True)

@@ -1,6 +1,5 @@
 """JAX: one jitted function from a batch to the updated weights, with optax's AdamW; buffers are donated."""
 
-import itertools
 from functools import partial
 from typing import Any
 
@@ -65,7 +64,7 @@ def loss_of(weights: Weights, tokens: Any, targets: Any, key: Any, work: Work) -
     return jnp.where(real, nll, 0).sum() / real.sum()
 
 
-def build(work: Work) -> Contender:
+def build(work: Work, _variant: str = "") -> Contender:
     """Rows are padded to the context, so that there is one shape and one compilation."""
     params = work.train
     schedule = optax.join_schedules(
@@ -99,19 +98,20 @@ def build(work: Work) -> Contender:
         return weights, ema, state, key, loss
 
     carried = (weights, ema, optimizer.init(weights), jax.random.key(0))
-    batches, steps = work.padded_batches(), itertools.count()
+    batches = enumerate(work.padded_batches())
 
     def step() -> float:
         nonlocal carried
-        decay = np.float32(average_decay(next(steps), params.ema_decay))
-        *state, loss = update(*carried, *next(batches), decay)
+        number, batch = next(batches)
+        decay = np.float32(average_decay(number, params.ema_decay))
+        *state, loss = update(*carried, *batch, decay)
         carried = tuple(state)
         return float(loss)
 
-    def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
-        weights = {name: jnp.array(value) for name, value in work.named_weights().items()}
-        of_batch = jax.jit(jax.value_and_grad(partial(loss_of, key=None, work=work)))
-        loss, grads = of_batch(weights, *next(work.padded_batches()))
-        return float(loss), {name: np.asarray(grad) for name, grad in grads.items()}
+    def loss_and_grads() -> dict[str, np.ndarray]:
+        loss, grads = jax.jit(jax.value_and_grad(partial(loss_of, key=None, work=work)))(
+            work.named_weights(), *next(work.padded_batches())
+        )
+        return {name: np.asarray(value) for name, value in {"loss": loss, **grads}.items()}
 
     return Contender(step, loss_and_grads)

@@ -1,7 +1,7 @@
 """PyTorch, eager and compiled: fused q, k and v, scaled_dot_product_attention, fused AdamW, set_to_none."""
 
-import itertools
-from typing import Any
+import os
+import re
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ class Block(nn.Module):  # type: ignore[misc]  # torch is not there when this is
 
 class GPT(nn.Module):  # type: ignore[misc]
     """The model of minitrain.model, as one writes it in PyTorch."""
-
-    cos: Tensor
-    sin: Tensor
 
     def __init__(self, work: Work) -> None:
         super().__init__()
@@ -63,80 +60,69 @@ class GPT(nn.Module):  # type: ignore[misc]
         logits = F.linear(self.ln_final(x), self.embed.weight)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD)
 
-    def load(self, named: dict[str, np.ndarray]) -> None:
-        """Take weights by minitrain's names."""
-        with torch.no_grad():
-            for name, parameter in self.minitrain_parameters().items():
-                parameter.copy_(torch.from_numpy(named[name]))
 
-    def minitrain_parameters(self, of_gradient: bool = False) -> dict[str, Tensor]:
-        """The parameters, or their gradients, by minitrain's names; q, k and v as views of the fused matrix."""
-
-        def get(parameter: Any) -> Tensor:
-            tensor: Tensor = parameter.grad if of_gradient else parameter
-            return tensor
-
-        result = {"embed.weight": get(self.embed.weight)}
-        for i, block in enumerate(self.blocks):
-            b = f"blocks.{i}."
-            for j, name in enumerate("qkv"):
-                result[f"{b}attn.{name}.weight"] = get(block.qkv.weight).chunk(3)[j]
-            result[f"{b}attn.o.weight"] = get(block.o.weight)
-            for module, name in (
-                (block.ln1, "ln1"),
-                (block.ln2, "ln2"),
-                (block.up, "ffn.up"),
-                (block.down, "ffn.down"),
-            ):
-                result[f"{b}{name}.weight"], result[f"{b}{name}.bias"] = get(module.weight), get(module.bias)
-        result["ln_final.weight"], result["ln_final.bias"] = get(self.ln_final.weight), get(self.ln_final.bias)
-        return result
+def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of GPT, or their gradients, by minitrain's names; q, k and v as views of the fused matrix."""
+    result = {}
+    for name, tensor in tensors.items():
+        ours = re.sub(r"\.(qkv|o)\.", r".attn.\1.", re.sub(r"\.(up|down)\.", r".ffn.\1.", name))
+        if ".qkv." in name:
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                result[ours.replace("qkv", letter)] = part
+        else:
+            result[ours] = tensor
+    return result
 
 
-def build(work: Work, threads: int, compiled: bool) -> Contender:
-    """Compiled training takes rows of one length, the context, so that it is compiled once."""
+def build(work: Work, variant: str) -> Contender:
+    """Variants: eager-1 (one thread), eager, compile. What is compiled takes rows of one length, the context, so that
+    it is compiled once.
+    """
     torch.manual_seed(0)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1 if variant == "eager-1" else len(os.sched_getaffinity(0)))
+    compiled = variant == "compile"
     params, model = work.train, GPT(work)
-    model.load(work.named_weights())
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    weights, initial = dict(model.named_parameters()), work.named_weights()
+    with torch.no_grad():
+        for name, view in by_our_names(weights).items():
+            view.copy_(torch.from_numpy(initial[name]))
+    parameters = list(weights.values())
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": [p for p in parameters if p.ndim == 2], "weight_decay": params.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
         lr=params.lr,
         betas=(params.beta1, params.beta2),
         eps=params.eps,
         fused=True,
     )
-    weights = list(model.parameters())
-    ema = [p.detach().clone() for p in weights]
+    ema = [p.detach().clone() for p in parameters]
     schedule = Schedule(params.lr, params.lr_final, params.warmup_steps, params.steps)
     forward = torch.compile(model, dynamic=False) if compiled else model
-    batches = work.padded_batches() if compiled else work.batches()
-    steps = itertools.count()
+    batches = enumerate(work.padded_batches() if compiled else work.batches())
 
     def step() -> float:
-        tokens, targets = map(torch.from_numpy, next(batches))
-        number = next(steps)
+        number, batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(number)
-        loss = forward(tokens, targets)
+        loss = forward(*map(torch.from_numpy, batch))
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, params.clip_norm, foreach=True)
+        nn.utils.clip_grad_norm_(parameters, params.clip_norm, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            torch._foreach_lerp_(ema, weights, 1 - average_decay(number, params.ema_decay))
-        return float(loss)
+            torch._foreach_lerp_(ema, parameters, 1 - average_decay(number, params.ema_decay))
+        return loss.item()
 
-    def loss_and_grads() -> tuple[float, dict[str, np.ndarray]]:
-        batch = next(work.padded_batches() if compiled else work.batches())
+    def loss_and_grads() -> dict[str, np.ndarray]:
         model.train(False)
-        loss = forward(*map(torch.from_numpy, batch))
+        loss = forward(*map(torch.from_numpy, next(work.padded_batches() if compiled else work.batches())))
         loss.backward()
-        grads = {name: grad.numpy().copy() for name, grad in model.minitrain_parameters(of_gradient=True).items()}
+        grads = by_our_names({name: weight.grad for name, weight in weights.items()})
+        result = {name: tensor.numpy().copy() for name, tensor in {"loss": loss.detach(), **grads}.items()}
         optimizer.zero_grad(set_to_none=True)
         model.train(True)
-        return float(loss), grads
+        return result
 
     return Contender(step, loss_and_grads)
