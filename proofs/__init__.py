@@ -2,7 +2,7 @@
 
 ``make prove-cpus`` and ``make prove-lock`` (which need QEMU), ``make prove-kills``, ``make prove-faults`` (which needs
 root, or ``unshare -rm``, for its small disk), ``make prove-damage``. They take minutes, prove-lock more than an hour;
-the tests hold a short form of most.
+the tests hold a short form of each.
 """
 
 import minitrain  # noqa: F401  (pins the numerics before any proof imports NumPy)

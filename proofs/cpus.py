@@ -1,119 +1,116 @@
-"""Other CPUs, the same bytes: a short run here and under QEMU as Haswell, EPYC and Skylake, compared file by file.
+"""Other CPUs, the same bytes.
 
-Negative control: with the pin taken out and OpenBLAS told to use another core's kernels, the bytes differ.
+By default a short run: here, here with the environment asking for other kernels, and under QEMU as Haswell, EPYC and
+Skylake; every file compared. Negative control: without the pin, two kinds of kernels give other numbers.
+
+With ``--all`` the whole pipeline, more than an hour: the command of each stage of dvc.yaml under QEMU as a Haswell; the
+dvc.lock of what they left must be the committed one. Negative control: with one bit of a file changed it is another.
 Needs ``qemu-x86_64`` (Debian: qemu-user).
 """
 
-import hashlib
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from minitrain.base import numerics
-from minitrain.base.errors import UserError
-from minitrain.base.process import run_command
+import yaml
+
+from minitrain.base import UserError, numerics, process
 from proofs import program
-from proofs.project import SHORT, copy_project, tree
+from proofs.project import ROOT, SHORT, copy_project, tree
 
 CPUS = ("Haswell", "EPYC", "Skylake-Client")
+KERNELS = ("Haswell", "Sandybridge")  # of OpenBLAS, by their cores; any machine with AVX2 can run both
 STEPS = {**SHORT, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 5, "train.warmup_steps": 3}
-CORES_UNPINNED = ("Haswell", "Sandybridge")  # kernels that any machine with AVX2 can run
-
 RUN = program("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare")
-# Without the pin: a stand-in for minitrain.base.numerics whose pin() does nothing.
-UNPINNED = f"""
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("minitrain.base.numerics", "minitrain/base/numerics.py")
-numerics = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(numerics)
-numerics.pin = lambda: None
-sys.modules["minitrain.base.numerics"] = numerics
+# The pin leaves a machine alone on which bits are not promised.
+WITHOUT_PIN = f"""
+import platform
+platform.machine = lambda: "another"
 {program("shard_to_batches", "train")}"""
+LOSSES = "plots/train/log.csv"
 
 
-def run(project: Path, code: str, emulator: list[str], environment: dict[str, str]) -> dict[str, str]:
-    """Run ``code`` in a project; the sha256 of every file it leaves, by path."""
-    pinned_away = {name: value for name, value in os.environ.items() if name not in numerics.PINNED}
-    result = subprocess.run(
-        [*emulator, sys.executable, "-c", code],
-        cwd=project,
-        env={**pinned_away, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def left_by(project: Path, emulator: Sequence[str], *arguments: str, **environment: str) -> dict[str, bytes]:
+    """Run Python in a project, on an emulated CPU or, without an emulator, on this one; every file that is left."""
+    unpinned = {name: value for name, value in os.environ.items() if name not in numerics.PINNED}
+    command, environment = [*emulator, sys.executable, *arguments], {**unpinned, **environment}
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise UserError(f"the run under {' '.join(emulator) or 'this machine'} failed:\n{result.stdout}{result.stderr}")
-    files = tree(project, "data/batches", "models", "plots")
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        raise UserError(f"{' '.join(command):.200} failed:\n{result.stdout}{result.stderr}")
+    return tree(project, "data/batches", "models", "plots")
 
 
-def compare(name: str, expected: dict[str, str], got: dict[str, str]) -> bool:
-    """Print how two runs compare; True when every file is the same."""
+def compare(name: str, expected: dict[str, bytes], got: dict[str, bytes]) -> None:
+    """Say how many files of two runs are equal; UserError when one is not."""
     different = sorted(path for path in expected.keys() | got.keys() if expected.get(path) != got.get(path))
-    print(
-        f"{name}: {len(got) - len(different)} of {len(expected)} files "
-        f"equal{': ' + ', '.join(different) if different else ''}"
-    )
-    return not different
+    if different:
+        raise UserError(f"{name}: the proof does not hold: different: {', '.join(different)}")
+    print(f"{name}: {len(got)} of {len(expected)} files equal", flush=True)
 
 
-def models_differ(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Whether two runs left a model each, and no file of the one is a file of the other."""
-    models = [
-        {
-            (name, digest)
-            for name, digest in run.items()
-            if name.startswith("models/minigpt-") and "manifest" not in name
-        }
-        for run in (one, other)
-    ]
-    return all(models) and not models[0] & models[1]
+def short_runs(folder: Path, qemu: str) -> None:
+    """A short run on each CPU and with each kind of kernels."""
+
+    def run(name: str, code: str = RUN, emulator: Sequence[str] = (), **environment: str) -> dict[str, bytes]:
+        return left_by(copy_project(folder / name, STEPS), emulator, "-c", code, **environment)
+
+    here = run("here")
+    for core in KERNELS:
+        compare(f"{core} kernels asked for", here, run(core, OPENBLAS_CORETYPE=core))
+    one, other = (run(f"{core}-without-pin", WITHOUT_PIN, OPENBLAS_CORETYPE=core)[LOSSES] for core in KERNELS)
+    if one == other:
+        raise UserError(f"negative control: {' and '.join(KERNELS)} kernels give the same losses without the pin")
+    print("negative control: without the pin these kernels give other losses; next QEMU, some minutes", flush=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        emulated = pool.map(lambda cpu: run(f"{cpu}-emulated", emulator=(qemu, "-cpu", cpu)), CPUS)
+        for cpu, got in zip(CPUS, emulated, strict=True):
+            compare(f"{cpu}, emulated", here, got)
+
+
+def whole_run(project: Path, emulator: list[str], expected: bytes) -> None:
+    """Every stage in full; what they leave must give the expected dvc.lock, and with one bit changed another."""
+    for stage in yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values():
+        left_by(project, emulator, *stage["cmd"].split()[1:])  # "python -m ..."
+        print(stage["cmd"], flush=True)
+    left_by(project, [], "-m", "dvc", "init", "--no-scm", "--quiet")
+    if lock_of(project) != expected:
+        raise UserError("dvc.lock: the proof does not hold: another than the committed one")
+    (state,) = (project / "models").glob("*.state.safetensors")
+    data = state.read_bytes()
+    state.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    if lock_of(project) == expected:
+        raise UserError("negative control: a changed bit gives the same dvc.lock")
+    print("dvc.lock: the committed one; negative control: with one bit changed another")
+
+
+def lock_of(project: Path) -> bytes:
+    """The dvc.lock that DVC writes for the files as they are."""
+    (project / "dvc.lock").unlink(missing_ok=True)
+    left_by(project, [], "-m", "dvc", "commit", "--force", "--quiet")
+    return (project / "dvc.lock").read_bytes()
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m proofs.cpus")
+    parser.add_argument("--all", action="store_true", help="the whole pipeline on one other CPU")
+    arguments = parser.parse_args()
+    qemu = shutil.which("qemu-x86_64")
+    if qemu is None:
+        raise UserError("qemu-x86_64: not found. Install it: apt-get install qemu-user, or your system's package")
     if not numerics.machine_is_supported():
         raise UserError("bits are promised on x86-64 with AVX2 only; this machine is another one.")
-    emulator = shutil.which("qemu-x86_64")
-    if emulator is None:
-        raise UserError(
-            "qemu-x86_64: not found. Install it with your system's packages (Debian: apt-get install qemu-user)."
-        )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, start = Path(temporary), time.monotonic()
-
-        original = copy_project(folder / "original", STEPS)
-
-        def project(name: str) -> Path:
-            return Path(shutil.copytree(original, folder / name))
-
-        here = run(project("here"), RUN, [], {})
-        print(
-            f"this machine: {len(here)} files in {time.monotonic() - start:.0f} s; under QEMU each takes some minutes"
-        )
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            emulated = pool.map(lambda cpu: run(project(cpu), RUN, [emulator, "-cpu", cpu], {}), CPUS)
-            equal = [compare(f"{cpu}, emulated", here, got) for cpu, got in zip(CPUS, emulated, strict=True)]
-        one, other = (
-            run(project(f"no-pin-{core}"), UNPINNED, [], {"OPENBLAS_CORETYPE": core}) for core in CORES_UNPINNED
-        )
-        noticed = models_differ(one, other)
-        print(
-            f"negative control, {' against '.join(CORES_UNPINNED)} kernels without the pin: "
-            f"{'different, as it must be' if noticed else 'EQUAL'}"
-        )
-    print(
-        f"{sum(equal)} of {len(CPUS)} CPUs equal, negative control {'red' if noticed else 'GREEN'}; "
-        f"{time.monotonic() - start:.0f} s"
-    )
-    if not (all(equal) and noticed):
-        raise UserError("the proof does not hold.")
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.all:
+            whole_run(copy_project(Path(folder) / "project"), [qemu, "-cpu", CPUS[0]], (ROOT / "dvc.lock").read_bytes())
+        else:
+            short_runs(Path(folder), qemu)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    process.run_command(main)
