@@ -1,5 +1,5 @@
 """Killed at any moment, the same bytes: SIGKILL to real ``dvc repro`` runs at random moments, and to the training stage
-(without DVC and MLflow) before each operation of the writer on a file.
+and the one before it (without DVC and MLflow) before each operation of the writer on a file.
 
 Every run is continued until it ends, and then all it leaves is compared with what an uninterrupted run left, and so are
 the ids of the sequences in every batch. Negative control: a working checkpoint that has lost one part of the state,
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minitrain.base import UserError, files, process, tensors
@@ -29,7 +29,6 @@ from proofs.project import ROOT, SHORT, copy_project, tree
 BATCHES_LOG = "batches.log"  # written by hooks/sitecustomize.py: a line for each batch, where it began and its ids
 OUTS = ("models", "plots", "data/batches")
 CHECKPOINTS = "checkpoints/*/step-*.safetensors"
-TRAINED = ("models", "plots/train", "checkpoints", BATCHES_LOG)  # what the training stage makes
 STAGES = ("checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")  # all but the gate: too short for it
 LONGER = {**SHORT, "train.steps": 200, "train.eval_every": 20}  # enough steps that a kill often hits the training
 
@@ -40,6 +39,14 @@ CUT = {"dvc.lock": "dvc.lock' is invalid", ".dvc/tmp/rwlock": "rwlock'. JSON str
 
 # What a second dvc repro says before it gives up.
 DVC_IS_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
+
+
+def renew(project: Path, changes: dict[str, int]) -> None:
+    """A new copy of the project, under DVC, in the place of the one that was there."""
+    shutil.rmtree(project, ignore_errors=True)
+    copy_project(project, changes)
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = True\n")  # as by: dvc init --no-scm
 
 
 def start(project: Path, *command: str, **environment: str) -> subprocess.Popen[str]:
@@ -77,8 +84,9 @@ def finish(project: Path) -> int:
 
 
 def train(project: Path, **environment: str) -> int:
-    """Run the training stage alone, without DVC and MLflow, until it ends; its exit code."""
-    run = start(project, sys.executable, "-c", program("train"), DVC_STAGE="train", **environment)
+    """Run the training and the stage before it, without DVC and MLflow, until they end; their exit code."""
+    code = program("shard_to_batches", "train")
+    run = start(project, sys.executable, "-c", code, DVC_STAGE="train", **environment)
     run.communicate()
     return run.returncode
 
@@ -99,20 +107,6 @@ def left(project: Path) -> dict[str, bytes]:
     outs = {**tree(project, *OUTS), "batches": "\n".join(sorted(set(batches(project)))).encode()}
     lock = project / "dvc.lock"
     return {**outs, "dvc.lock": lock.read_bytes()} if lock.exists() else outs
-
-
-def forget(project: Path, names: Iterable[str]) -> None:
-    """Remove some files and folders of a project."""
-    for path in (project / name for name in names):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def forget_all(project: Path) -> None:
-    """Back to before the first run."""
-    forget(project, (*OUTS, *TRAINED, "dvc.lock", "mlruns", "mlflow.db"))
 
 
 def check(project: Path, reference: dict[str, bytes], when: str) -> None:
@@ -154,14 +148,14 @@ def random_kills(project: Path, n_kills: int) -> str:
     """Kill ``dvc repro`` at random moments until ``n_kills`` are done, several in one run, half of them aimed at the
     training. Returns what happened.
     """
-    forget_all(project)
+    renew(project, LONGER)
     began = time.monotonic()
     cut = finish(project)
     seconds = time.monotonic() - began
     reference, order = left(project), batches(project)
     rng, kills, runs, continued = random.Random(18), 0, 0, 0
     while kills < n_kills:
-        forget_all(project)
+        renew(project, LONGER)
         runs, killed, in_this_run = runs + 1, True, min(rng.randint(1, 8), n_kills - kills)
         while killed:
             step, before = newest_step(project), len(batches(project))
@@ -179,16 +173,9 @@ def random_kills(project: Path, n_kills: int) -> str:
     )
 
 
-def trained(project: Path) -> dict[str, bytes]:
-    """What a whole training leaves, for the next functions; the batches to train on are made first."""
-    start(project, sys.executable, "-c", program("shard_to_batches")).communicate()
-    train(project)
-    return left(project)
-
-
 def killed_before(operation: int, project: Path) -> bool:
     """Train anew, but die right before the Nth operation on a file; False when the training ends before."""
-    forget(project, TRAINED)
+    renew(project, SHORT)
     status = train(project, KILL_BEFORE=str(operation))
     if status not in (0, -signal.SIGKILL):
         raise UserError(f"killed before operation {operation}: ended with {status} instead")
@@ -196,8 +183,8 @@ def killed_before(operation: int, project: Path) -> bool:
 
 
 def kills_at_writes(project: Path, reference: dict[str, bytes], every: int) -> int:
-    """Kill the training right before its 1st, 2nd, 3rd ... operation on a file, or only before every Nth, until one run
-    needs no kill; the number of kills. Without DVC around it and MLflow after it, for there are more than a hundred.
+    """Kill the training, and the stage before it, right before their 1st, 2nd, 3rd ... operation on a file, or only
+    before every Nth, until one run needs no kill; the number of kills. Without DVC and MLflow, for there are hundreds.
     """
     kills = 0
     while killed_before(1 + kills * every, project):
@@ -210,7 +197,7 @@ def kills_at_writes(project: Path, reference: dict[str, bytes], every: int) -> i
 
 def left_after(project: Path, change: Callable[[TrainState], object]) -> dict[str, bytes]:
     """Kill a training midway, change its newest checkpoint, digest intact, go on; what is left."""
-    killed_before(60, project)
+    killed_before(150, project)
     path = max(project.glob(CHECKPOINTS))
     params = read_params(project / "params.yaml")
     state = checkpoint.load_state(path, params.model, params.train)
@@ -222,9 +209,10 @@ def left_after(project: Path, change: Callable[[TrainState], object]) -> dict[st
 
 def two_at_once(project: Path) -> str:
     """Start ``dvc repro`` twice at the same moment; what became of them. DVC's own lock lets one work at a time."""
+    renew(project, SHORT)
     finish(project)
     reference = left(project)
-    forget_all(project)
+    renew(project, SHORT)
     runs = [repro(project), repro(project)]
     printed = [run.communicate()[0] for run in runs]
     gave_up = [text for run, text in zip(runs, printed, strict=True) if run.returncode != 0]
@@ -240,8 +228,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="kill before every Nth file operation only (default: 1)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        project = copy_project(Path(temporary) / "short", SHORT)
-        reference = trained(project)
+        project = Path(temporary) / "project"
+        renew(project, SHORT)
+        train(project)
+        reference = left(project)
         print(f"an uninterrupted training leaves {len(reference)} files and takes {len(batches(project))} batches")
         if left_after(project, lambda state: None) != reference:
             raise UserError("negative control: a checkpoint that has lost nothing ends in other bytes")
@@ -250,10 +240,8 @@ def main() -> None:
         print("negative control: a checkpoint without the optimiser's m ends in other bytes, a whole one does not")
         kills = kills_at_writes(project, reference, arguments.every)
         print(f"\n{kills} kills, before one of {arguments.every} file operations: all files and batches equal")
-        longer = copy_project(Path(temporary) / "longer", LONGER)
-        start(longer, "dvc", "init", "--no-scm", "--quiet").communicate()
-        print(f"two runs at once: {two_at_once(longer)}", flush=True)
-        print(f"{random_kills(longer, arguments.kills)}; all outs and batches equal")
+        print(f"two runs at once: {two_at_once(project)}", flush=True)
+        print(f"{random_kills(project, arguments.kills)}; all outs and batches equal")
 
 
 if __name__ == "__main__":

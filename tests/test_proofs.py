@@ -7,7 +7,7 @@ import pytest
 from minitrain.base import files
 from minitrain.base.errors import UserError
 from proofs import cpus, damage, faults, kills
-from proofs.project import SHORT, copy_project
+from proofs.project import SHORT
 
 
 def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
@@ -45,19 +45,21 @@ def test_a_loader_without_its_digest_check_is_noticed(ran):
 
 
 def test_kills_before_file_operations_change_nothing(tmp_path):
-    project = copy_project(tmp_path / "project", SHORT)
-    reference = kills.trained(project)
-    assert kills.kills_at_writes(project, reference, every=60) > 1
+    project = tmp_path / "project"
+    kills.renew(project, SHORT)
+    assert kills.train(project) == 0
+    reference = kills.left(project)
+    assert kills.kills_at_writes(project, reference, every=90) > 1
     assert kills.left_after(project, lambda state: None) == reference
     assert kills.left_after(project, lambda state: state.optimizer.m.fill(0)) != reference
     with pytest.raises(UserError, match=r"before operation 1: different: batches$"):
-        kills.kills_at_writes(project, {**reference, "batches": b""}, every=60)
+        kills.kills_at_writes(project, {**reference, "batches": b""}, every=90)
 
 
 def test_random_kills_of_dvc_repro_and_two_at_once_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "STAGES", ("train",))
-    project = copy_project(tmp_path / "project", SHORT)
-    kills.start(project, "dvc", "init", "--no-scm", "--quiet").communicate()
+    monkeypatch.setattr(kills, "LONGER", SHORT)
+    project = tmp_path / "project"
     assert kills.two_at_once(project) in ("1 gave up, 1 ended well", "0 gave up, 2 ended well")
     assert "2 random kills in " in kills.random_kills(project, 2)
 
