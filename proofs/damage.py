@@ -35,8 +35,7 @@ import safetensors.numpy
 from minitrain.base import UserError, files, formats, layout, process, tensors
 from minitrain.dataset.read import read_dataset
 from minitrain.params import read_params
-from minitrain.training.checkpoint import load_state
-from minitrain.training.export import read_manifest, read_model
+from minitrain.training import checkpoint, export
 from proofs import program
 from proofs.project import SHORT, copy_project
 
@@ -87,16 +86,12 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 
 def mutate_value(rng: random.Random, data: bytes) -> bytes:
-    """JSON with another value, or no JSON any more: a word or number in it replaced."""
-    value = rng.choice(list(re.finditer(rb'"[^"]*"|[0-9.]+|\[[^\[\]]*\]', data)))
-    return data[: value.start()] + rng.choice(HOSTILE_VALUES) + data[value.end() :]
-
-
-def mutate_header(rng: random.Random, data: bytes) -> bytes:
-    """A safetensors file whose header can be read and lies."""
-    size = int.from_bytes(data[:8], "little")
-    header = mutate_value(rng, data[8 : 8 + size])
-    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+    """JSON, or a safetensors file whose header can be read and lies: a word, a number or a list in it replaced."""
+    size = 0 if data[:1] == b"{" else int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + size] if size else data
+    value = rng.choice(list(re.finditer(rb'"[^"]*"|[0-9.]+|\[[^\[\]]*\]', text)))
+    text = text[: value.start()] + rng.choice(HOSTILE_VALUES) + text[value.end() :]
+    return len(text).to_bytes(8, "little") + text + data[8 + size :] if size else text
 
 
 def mutate_tensor(rng: random.Random, data: bytes) -> bytes:
@@ -114,20 +109,20 @@ def targets() -> dict[Path, Callable[[], object]]:
     """The files to damage and how the stages load each; in the project's folder."""
     params = read_params()
     (manifest,) = layout.MODELS.glob("*.manifest.json")
-    model = layout.MODELS / read_manifest(layout.MODELS)["model"]
-    state, checkpoint = layout.state_path(model), layout.MODELS / layout.MIDRUN_CHECKPOINT
+    model = layout.MODELS / export.read_manifest(layout.MODELS)["model"]
+    state, midrun = layout.state_path(model), layout.MODELS / layout.MIDRUN_CHECKPOINT
 
-    def load_final_state() -> object:
-        digest = read_manifest(layout.MODELS)["files"][state.name]
-        return load_state(state, params.model, params.train, digest)
+    def load_state(path: Path, digest: str | None = None) -> object:
+        return checkpoint.load_state(path, params.model, params.train, digest)
 
     loaders: dict[Path, Callable[[], object]] = dict.fromkeys(
         (layout.BATCHES / name for name in ("train.safetensors", "val.safetensors", "tokenizer.json", SUMMARY.name)),
         lambda: read_dataset(layout.BATCHES, params.model),
     )
-    loaders |= dict.fromkeys((model, manifest), lambda: read_model(layout.MODELS, params.model))
-    # A working checkpoint has no manifest, only its own digest.
-    return {**loaders, state: load_final_state, checkpoint: lambda: load_state(checkpoint, params.model, params.train)}
+    loaders |= dict.fromkeys((model, manifest), lambda: export.read_model(layout.MODELS, params.model))
+    loaders[state] = lambda: load_state(state, export.read_manifest(layout.MODELS)["files"][state.name])
+    loaders[midrun] = lambda: load_state(midrun)  # as a working checkpoint: it has no manifest, only its own digest
+    return loaders
 
 
 def outcome(path: Path, load: Callable[[], object], must_name: bool) -> str:
@@ -170,7 +165,7 @@ def load_copies(project: Path, hostile: bool, careless: bool, numbers: range) ->
             rng = random.Random(number)
             path = rng.choice([path for path in loaders if hostile or path not in roots])
             whole = {file: file.read_bytes() for file in (path, *roots)}
-            ways = (mutate, mutate_value) if path.suffix == ".json" else (mutate, mutate_header, mutate_tensor)
+            ways = (mutate, mutate_value) if path.suffix == ".json" else (mutate, mutate_value, mutate_tensor)
             way = rng.choice(ways) if hostile else mutate
             path.write_bytes(way(rng, whole[path]))
             if hostile:
