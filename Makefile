@@ -8,8 +8,8 @@
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
-#   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 2 minutes
-#   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 3 minutes
+#   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 3 minutes
+#   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour
 
 PYTHON ?= python3

@@ -70,7 +70,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
     flipped = bytearray(data)
     for _ in range(rng.choice((1, 1, 8, 100))):
         flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    mutated = rng.choice(
+    return rng.choice(
         (
             bytes(flipped),
             data[:a] + data[b:],  # cut
@@ -82,7 +82,6 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
             data[:a] + noise + data[b:],  # replaced
         )
     )
-    return mutated if mutated != data else mutate(rng, data)
 
 
 def mutate_value(rng: random.Random, data: bytes) -> bytes:
@@ -167,7 +166,10 @@ def load_copies(project: Path, hostile: bool, careless: bool, numbers: range) ->
             whole = {file: file.read_bytes() for file in (path, *roots)}
             ways = (mutate, mutate_value) if path.suffix == ".json" else (mutate, mutate_value, mutate_tensor)
             way = rng.choice(ways) if hostile else mutate
-            path.write_bytes(way(rng, whole[path]))
+            changed = whole[path]
+            while changed == whole[path]:
+                changed = way(rng, changed)
+            path.write_bytes(changed)
             if hostile:
                 match_digests(path, whole[path], [root for root in roots if root != path])
             signal.alarm(10)  # ends this process, and the proof with it, should a copy hang
