@@ -17,9 +17,10 @@ def main() -> None:
     params = read_params()
     dataset = read_dataset(layout.BATCHES, params.model)
     inputs = manifest.run_inputs(params.model, params.train, dataset)
-    folder = layout.CHECKPOINTS / manifest.inputs_digest(inputs)
-    with files.exclusive_lock(layout.CHECKPOINTS):  # a dvc that is killed may leave its stage at work
-        checkpoint.remove_other_runs(folder)
+    folder = layout.checkpoints() / manifest.inputs_digest(inputs)
+    # A dvc that is killed may leave its stage at work here; an experiment may train the same setting somewhere else.
+    with files.exclusive_lock(layout.HERE), files.exclusive_lock(folder):
+        checkpoint.say_what_others_left(folder)
         state = checkpoint.resume(folder, params.model, params.train)
         files.write_bytes(folder / "manifest.json", formats.json_bytes(inputs))
         run(state, dataset, params.model, params.train, folder)

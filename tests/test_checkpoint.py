@@ -124,12 +124,3 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(folder,
         with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
             resumed_step(folder)
     assert resumed_step(folder) == 12
-
-
-def test_other_runs_are_removed_but_no_folder_of_somebody_else(tmp_path):
-    old, mine, somebodys = "0123456789abcdef", "fedcba9876543210", "notes"
-    for name in (old, mine, somebodys):
-        files.write_bytes(tmp_path / name / "step-000000001.safetensors", b"x")
-    checkpoint.remove_other_runs(tmp_path / mine)
-    assert {path.name for path in tmp_path.iterdir()} == {mine, somebodys}
-    checkpoint.remove_other_runs(tmp_path / "nowhere" / "mine")

@@ -50,20 +50,10 @@ def test_training_again_trains_again(ran, whole):
 
 def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
     """A dvc that is ended by SIGTERM leaves its stage at work; dvc repro would then start a second one."""
-    with files.exclusive_lock(untrained / "checkpoints"):
+    with files.exclusive_lock(untrained):
         before = tree(untrained)
-        assert "checkpoints: another run is at work here" in refused(run_stage(untrained, "train"))
+        assert f"{untrained}: another run is at work here" in refused(run_stage(untrained, "train"))
         assert tree(untrained) == before
-
-
-def test_of_all_checkpoints_only_a_folder_of_somebody_else_is_left(untrained, monkeypatch):
-    train_without_cleaning_up(untrained, monkeypatch)
-    (folder,) = untrained.glob("checkpoints/*")
-    (folder / ".step-000000002.safetensors.999999999.tmp").write_bytes(b"of a killed process")
-    for name in ("mine", "0123456789abcdef"):
-        (untrained / "checkpoints" / name).mkdir()
-    assert run_stage(untrained, "train").returncode == 0
-    assert [path.name for path in (untrained / "checkpoints").iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("left", [slice(-1), None], ids=["cut off", "gone"])
@@ -110,14 +100,11 @@ def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran,
     assert trained(untrained) == trained(ran[0])
 
 
-def test_a_checkpoint_of_other_parameters_or_code_is_not_used_but_removed(untrained, monkeypatch):
+def test_a_checkpoint_of_other_parameters_or_code_is_not_used(untrained, monkeypatch):
     train_without_cleaning_up(untrained, monkeypatch)
-    (first,) = untrained.glob("checkpoints/*")
     set_params(untrained, {"train.lr": 0.002})
     assert "going on from step" not in train_without_cleaning_up(untrained, monkeypatch)
-    (second,) = untrained.glob("checkpoints/*")
     with (untrained / "minitrain/loop.py").open("a") as file:
         file.write("# another line of training code\n")
     assert "going on from step" not in train_without_cleaning_up(untrained, monkeypatch)
-    (third,) = untrained.glob("checkpoints/*")
-    assert len({first, second, third}) == 3
+    assert len(list(untrained.glob("checkpoints/*"))) == 3

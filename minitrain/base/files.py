@@ -111,7 +111,8 @@ def remove_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock ``folder``, which is made if need be; UserError while another process holds the lock. However a process
-    ends, the system releases its locks. On a file system without locks a note is printed instead.
+    ends, the system releases its locks. On a file system without locks a note is printed instead. Who holds the lock
+    may remove the folder as the last thing that it does.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +121,12 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be used: {error.strerror}.") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink == 0:  # a run that ended just now removed it: this lock keeps nobody out
+            raise BlockingIOError
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"{folder}: another run is at work here. Wait until it has ended, or end it, then run again."
+            f"{folder.resolve()}: another run is at work here. Wait until it has ended, or end it, then run again."
         ) from error
     except OSError as error:
         print(f"note: {folder} cannot be locked ({error.strerror}): let no other run be at work here")

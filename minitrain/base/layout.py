@@ -1,12 +1,13 @@
 """Where the pipeline keeps its files, relative to the project's root, and the names that they have."""
 
+import os
 from pathlib import Path
 
 # The stages in their order, without the gate (``verify``), which comes last.
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
 
 BATCHES = Path("data/batches")  # the dataset: a store for each split, the tokenizer, the cells
-CHECKPOINTS = Path("checkpoints")  # working checkpoints, outside of DVC and git
+HERE = Path()
 MODELS = Path("models")
 PLOTS = Path("plots")  # a folder for each stage: tables, pictures and metrics.json
 REPORT = Path("PHASE_18_REPORT.md")
@@ -18,6 +19,15 @@ MODEL_PREFIX = "minigpt-phase18-"
 # What the round-trip stage needs to check the promises of the model, below models/:
 MIDRUN_CHECKPOINT = "evidence/kept.safetensors"  # the state at three quarters of the run
 PROBE = "evidence/probe.safetensors"  # some sequences and their float64 logits, computed before anything was saved
+
+
+def checkpoints() -> Path:
+    """The folder of the working checkpoints, outside of DVC and git. DVC runs some experiments in a temporary folder
+    below ``.dvc``, and removes it when they are stopped: their checkpoints are in the project itself.
+    """
+    project = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # DVC sets it, to the project in such an experiment too
+    temporary = Path.cwd().is_relative_to(project / ".dvc/tmp/exps")
+    return (project if temporary else HERE) / "checkpoints"
 
 
 def model_name(sha256: str) -> str:

@@ -2,11 +2,11 @@
 
 One safetensors file holds all of a ``TrainState``. Working checkpoints are stored in ``checkpoints/<digest>/``:
 the digest of everything that the run is a function of, so a checkpoint of another config, other data or other
-code is never even looked at.
+code is never even looked at. It stays until that run has ended, however many others come in between.
 """
 
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ def resume(folder: Path, model_config: ModelConfig, config: TrainConfig) -> Trai
             files.remove(path)
         elif state.step > midrun_step(config) and _load_whole(folder / MIDRUN, model_config, config) is None:
             print("starting over")  # The export includes the mid-run checkpoint.
-            files.remove_folder(folder)
+            for other in newest_first(folder):  # not the folder itself: it is locked
+                files.remove(other)
             break
         else:
             print(f"going on from step {state.step} ({folder})")
@@ -147,11 +148,18 @@ def _load_whole(path: Path, model_config: ModelConfig, config: TrainConfig) -> T
         return None
 
 
-def remove_other_runs(folder: Path) -> None:
-    """Remove the working checkpoints beside ``folder``: they belong to another config, other data or other code."""
-    for other in folder.parent.glob("*"):
-        if re.fullmatch("[0-9a-f]{16}", other.name) and other.name != folder.name:  # and not somebody's own folder
-            files.remove_folder(other)
+def say_what_others_left(folder: Path) -> None:
+    """Print how many runs of another config, other data or other code have checkpoints beside ``folder``, and how
+    large they are. They are left alone: such a run is to go on, or is at work now.
+    """
+    with suppress(FileNotFoundError):  # one that ends now removes its own
+        others = {path.parent for path in folder.parent.glob("*/step-*.safetensors")} - {folder}
+        size = sum(path.stat().st_size for other in others for path in other.iterdir())
+        if others:
+            print(
+                f"{folder.parent} holds {len(others)} other unfinished runs, {size / 1e6:.1f} MB. Which they are is in "
+                "manifest.json; remove the folder of one that will not go on"
+            )
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -123,6 +123,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{found[0]}: key '{key}': expected {kind.__name__}, got {content.get(key)!r:.60}. Make the "
                 "model again with: dvc repro train"
             )
+    model = found[0].name.replace(".manifest.json", ".safetensors")
+    if content["model"] != model:  # a name, and no path to anywhere
+        raise UserError(
+            f"{found[0]}: key 'model': expected {model}, got {content['model']!r:.60}. Make the model again with: "
+            "dvc repro train"
+        )
     return content
 
 
