@@ -6,27 +6,36 @@ project's root, where ``mlflow ui`` looks, unless ``MLFLOW_TRACKING_URI`` names 
 minitrain.tracking`` logs what is on disk now.
 
 This module only observes: it changes no output, so no stage of dvc.yaml depends on it.
+
+The store may be a server, so nothing leaves the project but what the pipeline makes: of a model that loads, its
+manifest, and the files in plots/ that dvc.yaml names.
 """
 
 import csv
+import logging
 import os
 import platform
-import re
+import sqlite3
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
 
 from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
-from minitrain.training.export import read_manifest
+from minitrain.params import read_params
+from minitrain.training.export import read_manifest, read_model
 
 # Of a server that does not answer, MLflow should say so after a minute, not many.
 DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | DEFAULTS | os.environ
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # an address may hold a password
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
@@ -35,6 +44,7 @@ with warnings.catch_warnings():
 
 EXPERIMENT = "minitrain-phase18"
 LOCAL_STORE = Path("mlflow.db")
+LOCAL_ARTIFACTS = Path("mlruns")
 HASH_TAG = "model_sha256"
 BATCH = 1000  # metrics in one call: MLflow's limit
 
@@ -44,10 +54,16 @@ def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
     training, and the results of these stages as they are in ``plots``. Returns a line that says where the run is.
     """
     with _mlflow():
-        client, manifest = _client(), read_manifest(models)
+        manifest = read_model(models, read_params(models.parent / "params.yaml").model).manifest
+        left = {stage: _left_by(stage, models.parent, plots) for stage in stages}
+        client = _client()
         run_id = _find_run(client, manifest) or _fill_run(client, manifest, models, plots / "train")
-        for stage in stages:
-            _add_results(client, run_id, plots, stage)
+        for stage, paths in left.items():
+            _add_results(client, run_id, plots, stage, paths)
+        if tracking_uri().startswith("sqlite:"):
+            place = client.get_run(run_id).info.artifact_uri
+            if not place.startswith(f"{LOCAL_ARTIFACTS.resolve().as_uri()}/"):
+                print(f"note: {shown_uri()} is of another place, and so are the artifacts: {place}")
     return f"MLflow: runs:/{run_id} in {shown_uri()}"
 
 
@@ -82,6 +98,20 @@ def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
     }
 
 
+def _left_by(stage: str, project: Path, plots: Path) -> list[Path]:
+    """The files in ``plots`` that dvc.yaml names as what the stage leaves; UserError where a link is on the way."""
+    of_stage = yaml.safe_load(files.read_text(project / "dvc.yaml"))["stages"][stage]
+    outs = [
+        Path(*out) for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)
+    ]
+    for out in outs:
+        path, expected = plots.parent / out, plots.parent.resolve() / out
+        files.read_bytes(path)  # a regular file
+        if path.resolve() != expected:
+            raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
+    return [plots.parent / out for out in outs]
+
+
 # --- where the store is ------------------------------------------------------------------------------
 
 
@@ -100,13 +130,15 @@ def tracking_uri() -> str:
 
 
 def shown_uri() -> str:
-    """``tracking_uri()`` for people and logs: without a name and password."""
-    return _without_credentials(tracking_uri())
-
-
-def _without_credentials(text: str) -> str:
-    """``text``, in which no URI has a name and password. A password may have ``/`` and ``@`` in it: for SQLAlchemy."""
-    return re.sub(r"://[^\s/@]*(:\S*)?@", "://", text)
+    """``tracking_uri()`` for people and logs; of one that somebody gave, scheme and host: the rest may be secret."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if not named:
+        return tracking_uri()
+    with suppress(ValueError):  # of what is no URL
+        url = urlsplit(named)
+        if url.hostname and "@" not in url.path + url.query + url.fragment:  # else the host may be half of a password
+            return f"{url.scheme}://{url.hostname}"
+    return "the store that MLFLOW_TRACKING_URI names"
 
 
 def _client() -> MlflowClient:
@@ -119,16 +151,35 @@ def _client() -> MlflowClient:
 
 
 def _experiment(client: MlflowClient) -> str:
+    here = LOCAL_ARTIFACTS.resolve().as_uri()
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    artifacts = Path("mlruns").resolve().as_uri() if tracking_uri().startswith("sqlite:") else None
-    return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+    if experiment is None:
+        artifacts = here if tracking_uri().startswith("sqlite:") else None
+        return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+    if experiment.lifecycle_stage == "deleted":
+        print(f"note: {EXPERIMENT}, deleted in MLflow, is restored")
+        client.restore_experiment(experiment.experiment_id)
+    if not os.environ.get("MLFLOW_TRACKING_URI") and experiment.artifact_location != here:
+        print(f"note: {LOCAL_STORE} comes from another place; from now on its artifacts are in {here}")
+        _move_artifacts(experiment.experiment_id, experiment.artifact_location, here)
+    return str(experiment.experiment_id)
+
+
+def _move_artifacts(experiment: str, old: str, new: str) -> None:
+    """Have the project's own store look for artifacts, and keep them, in another place: MLflow has no call for that.
+    It knows the place as an absolute one, which is wrong after the project, with ``mlruns/`` in it, is copied or moved.
+    """
+    values = {"old": old, "new": new, "experiment": experiment}
+    with closing(sqlite3.connect(LOCAL_STORE.resolve())) as database, database:  # both updates or none
+        database.execute("UPDATE experiments SET artifact_location = :new WHERE experiment_id = :experiment", values)
+        places = "UPDATE runs SET artifact_uri = replace(artifact_uri, :old, :new) WHERE experiment_id = :experiment"
+        database.execute(places, values)
 
 
 @contextmanager
 def _mlflow() -> Iterator[None]:
     """Around every use of MLflow: its own warnings are not ours, and its errors become one clear line."""
+    logging.disable()  # what it logs may hold the address of the store, with the password
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -136,11 +187,15 @@ def _mlflow() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of MLflow, its drivers, or over a file that is not what it should be
-        reason = " ".join(_without_credentials(str(error)).split())[:300]
+        reason = " ".join(str(error).split())[:300]
+        if os.environ.get("MLFLOW_TRACKING_URI"):  # the message may repeat that address, or the half with the password
+            reason = f"{type(error.__context__ or error).__name__} (mlflow experiments search says more)"
         raise UserError(
             f"MLflow at {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
             "MLFLOW_TRACKING_URI), then log them with: make log-run"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 # --- one run -----------------------------------------------------------------------------------------
@@ -183,8 +238,8 @@ def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], models: Path, p
     return run_id
 
 
-def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> None:
-    """Log the numbers of a stage that the run does not have yet, and then all files of the stage as artifacts."""
+def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str, paths: Sequence[Path]) -> None:
+    """Log the numbers of a stage that the run does not have yet, and then the files of the stage as artifacts."""
     recorded = client.get_run(run_id).data.metrics
     changed = {name: value for name, value in results(plots, [stage]).items() if recorded.get(name) != value}
     # MLflow's newest value is that of the highest step, whatever the clock says, and of equal steps and times the
@@ -192,7 +247,8 @@ def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str) -> 
     before = [m.step for name in changed if name in recorded for m in client.get_metric_history(run_id, name)]
     step = max(before, default=-1) + 1
     _log(client, run_id, [Metric(name, value, _now(), step) for name, value in changed.items()])
-    client.log_artifacts(run_id, str(plots / stage), artifact_path=f"plots/{stage}")
+    for path in paths:
+        client.log_artifact(run_id, str(path), path.relative_to(plots.parent).parent.as_posix())
 
 
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:

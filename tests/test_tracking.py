@@ -12,7 +12,6 @@ import pytest
 from conftest import edit, run_python
 from gate import change_json
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from minitrain import tracking
@@ -65,46 +64,18 @@ def test_a_folder_that_no_uri_can_name_is_refused(monkeypatch, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("http://me:secret@host:5000/path", "http://host:5000/path"),
-        ("https://secret@host", "https://host"),
-        ("https://:secret@host", "https://host"),
-        ("postgresql://me:se/cr@et@host/db", "postgresql://host/db"),
-        ("http://host:5000/a", "http://host:5000/a"),
-        ("http://host/a@b", "http://host/a@b"),
-        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
-    ],
-)
-def test_a_uri_is_shown_without_its_credentials(monkeypatch, uri, shown):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert tracking.shown_uri() == shown
-    assert tracking.tracking_uri() == uri
-
-
-@pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("http://me:secret@127.0.0.1:1", "http://127.0.0.1:1: "),
+        ("http://me:secret@127.0.0.1:1", "http://127.0.0.1: "),
         ("nonsense://me:secret@host", "nonsense://host: "),
         ("mysql+no://me:secret@h", r"mysql\+no://h: "),
-        ("postgresql://me:secret@localhost/mlflow", "postgresql://localhost/mlflow: No module named"),
+        ("postgresql://me:secret@localhost/mlflow", "postgresql://localhost: ModuleNotFoundError"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri, message):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=f"MLflow at {message}") as error:
-        log(store, "train")
-    assert "secret" not in str(error.value)
-
-
-def test_an_exception_that_repeats_the_uri_is_shown_without_its_credentials(store, monkeypatch):
-    uri = "http://me:secret@host"
-    failing = mock.Mock(side_effect=MlflowException(f"{'x' * 282} {uri}/api failed, asked {uri}"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(tracking, "_client", failing)
-    with pytest.raises(UserError, match=r"MLflow at http://host: x* http://host/api") as error:
         log(store, "train")
     assert "secret" not in str(error.value)
 
@@ -130,7 +101,10 @@ def test_a_stage_whose_store_cannot_be_reached_says_so_and_goes_on(store, monkey
 def test_the_command_logs_everything_that_is_on_disk(store, tmp_path):
     result = run_python(store, "-m", "minitrain.tracking", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/store.db")
     run, losses = recorded(store)
-    assert (result.returncode, f"runs:/{run.info.run_id} in sqlite:///" in result.stdout) == (0, True), result.stderr
+    assert (
+        result.returncode,
+        f"runs:/{run.info.run_id} in the store that MLFLOW_TRACKING_URI names" in result.stdout,
+    ) == (0, True), result.stderr
     assert len(losses) == 24
     assert tracking.results(store / "plots", STAGES[1:]).items() <= run.data.metrics.items()
 
@@ -155,13 +129,15 @@ def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
     assert {"perplexity_vs_n.png", "log.csv", manifest["model"].replace(".safetensors", ".manifest.json")} <= artifacts
 
 
-def test_a_picture_that_was_drawn_later_replaces_the_one_before(store, whole):
+def test_the_picture_of_the_training_is_logged_with_the_stage_that_draws_it(store, whole):
     """When the training ends, plots/train may still have the picture of the run before."""
+    log(whole, "train")
+    assert list(Path("mlruns").rglob("loss.png")) == []
     for content in (b"old", b"new"):
         (whole / "plots/train/loss.png").write_bytes(content)
-        log(whole, "train")
-    (logged,) = Path("mlruns").rglob("loss.png")
-    assert logged.read_bytes() == b"new"
+        log(whole, "baseline-compare")
+        (logged,) = Path("mlruns").rglob("loss.png")
+        assert logged.read_bytes() == content
 
 
 def test_results_of_another_experiment_are_replaced_whatever_the_clock_says(store, whole, monkeypatch):

@@ -1,0 +1,186 @@
+"""What goes to MLflow: only what the pipeline made, into this project's store, and no password to where it can be read."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import edit, model_file
+from gate import change_json, manifest
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.tracking import MlflowClient
+
+from minitrain import tracking
+from minitrain.base import UserError
+from minitrain.base.layout import MODELS, PLOTS, STAGES
+from proofs.project import tree
+
+SECRET = "s3cret"
+
+
+@pytest.fixture
+def at(whole, monkeypatch):
+    """A project that is ready to be logged, with an empty store; the working folder is there."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(whole)
+    shutil.rmtree("mlruns")
+    Path("mlflow.db").unlink()
+    return whole
+
+
+def log() -> str:
+    return tracking.log_run(MODELS, PLOTS, STAGES[1:])
+
+
+# --- foreign files -------------------------------------------------------------------------------------
+
+
+def change_manifest(name: str):
+    return lambda: change_json(manifest(Path()), lambda content: content.update(model=name))
+
+
+def link(path: str, target: str):
+    def replace():
+        Path(path).rename(target)
+        Path(path).symlink_to(Path(target).resolve())
+
+    return replace
+
+
+FOREIGN = {
+    "a model of another name": (
+        change_manifest("minigpt-phase18-0.safetensors"),
+        "key 'model': expected minigpt-phase18-",
+    ),
+    "a model by its path": (change_manifest("/etc/passwd"), "key 'model': expected minigpt-phase18-.*'/etc/passwd'"),
+    "a model in the folder above": (change_manifest("../x.safetensors"), "key 'model': expected minigpt-phase18-"),
+    "a damaged model": (lambda: model_file(Path()).write_bytes(b"x"), "expected the sha256"),
+    "a model of other parameters": (
+        lambda: edit(Path("params.yaml"), {"n_heads: 4": "n_heads: 2"}),
+        "config of params",
+    ),
+    "a table that is a link": (
+        link("plots/train/log.csv", "mine.csv"),
+        "log.csv: expected a regular file, got a symbolic",
+    ),
+    "a folder that is a link": (
+        link("plots/fp16-drift", "mine"),
+        "plots/fp16-drift/.*: expected a file, got a link to",
+    ),
+    "plots that are a link": (link("plots", "mine"), "plots/train/.*: expected a file, got a link to"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_what_the_pipeline_did_not_make_is_refused_before_anything_is_logged(at, what):
+    change, message = FOREIGN[what]
+    change()
+    with pytest.raises(UserError, match=message):
+        log()
+    assert not Path("mlruns").exists()
+    assert not Path("mlflow.db").exists()
+
+
+def test_only_files_that_dvc_yaml_names_are_logged(at):
+    (at / "mine.txt").write_text("mine")
+    (at / "plots/train/mine.txt").write_text("mine")
+    (at / "plots/train/link.txt").symlink_to(at / "mine.txt")
+    log()
+    (artifacts,) = at.glob("mlruns/*/artifacts")
+    made = {f"plots/{name}" for name in tree(at / "plots") if not name.endswith((".txt", "lengths.csv"))}
+    made -= {"plots/shard-to-batches/metrics.json"}
+    assert set(tree(artifacts)) == made | {manifest(at).name}
+
+
+# --- a project that is copied or moved ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_path, monkeypatch, run, how):
+    log()
+    before = tree(at, "mlruns", "plots")
+    there = tmp_path / "there"
+    how(at, there)
+    change_json(there / "plots/train/metrics.json", lambda metrics: metrics.update(steps=25))
+    first, second = (run(there, "minitrain.tracking", MLFLOW_TRACKING_URI="").stdout for _ in range(2))
+    note = f"note: mlflow.db comes from another place; from now on its artifacts are in {there.as_uri()}/mlruns\n"
+    assert first == note + second
+    if how is shutil.copytree:
+        assert tree(at, "mlruns", "plots") == before
+    assert at.exists() == (how is shutil.copytree)
+    (artifacts,) = there.glob("mlruns/*/artifacts")  # the run that was made before, and no second one
+    assert tree(artifacts, "plots").items() <= tree(there).items()
+    monkeypatch.chdir(there)
+    assert tracking.recorded_run(MODELS)[0].info.artifact_uri == artifacts.as_uri()
+
+
+def test_a_store_of_another_project_that_somebody_names_is_said_to_be_one(at, tmp_path, monkeypatch, capsys):
+    log()
+    (here,) = at.glob("mlruns/*/artifacts")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{at}/mlflow.db")
+    log()
+    assert capsys.readouterr().out == ""
+    monkeypatch.chdir(tmp_path)
+    tracking.log_run(at / "models", at / "plots", ["train"])
+    assert f"names is of another place, and so are the artifacts: {here.as_uri()}\n" in capsys.readouterr().out
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_is_restored(at, capsys):
+    line = log()
+    client = MlflowClient(tracking.tracking_uri())
+    client.delete_experiment(client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id)
+    assert log() == line
+    assert "minitrain-phase18, deleted in MLflow, is restored" in capsys.readouterr().out
+
+
+# --- passwords -----------------------------------------------------------------------------------------------
+
+SHOWN = {
+    f"http://bob:{SECRET}@host:5000/path": "http://host",
+    f"http://bob:p@{SECRET}@host": "http://host",
+    f"http://host/?password={SECRET}": "http://host",
+    f"http://host/{SECRET}#{SECRET}": "http://host",
+    f"https://{SECRET}@host": "https://host",
+    f"postgresql://me:se/{SECRET}@et@host/db": None,
+    f"postgresql://me:12/{SECRET}@host": None,
+    f"http://{SECRET}/x@host": None,
+    f"http://me:{SECRET}@[host": None,
+    f"http://me:{SECRET}@ho\u2100st": None,  # urllib's message repeats it
+    f"sqlite:////tmp/nowhere/mlflow.db?password={SECRET}": None,
+    f"bob:{SECRET}@host": None,
+    "http://[::1]:5000": "http://::1",
+    "nonsense://x": "nonsense://x",
+}
+
+
+@pytest.mark.parametrize("uri", SHOWN)
+def test_of_an_address_only_scheme_and_host_are_shown(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking.shown_uri() == (SHOWN[uri] or "the store that MLFLOW_TRACKING_URI names")
+    assert tracking.tracking_uri() == uri
+
+
+@pytest.mark.parametrize("uri", SHOWN)
+def test_no_librarys_message_or_log_shows_the_secret_of_an_address(at, monkeypatch, capfd, uri):
+    """A driver may repeat the address that it could not reach, whole or the part that it takes for the host."""
+
+    def fail():
+        logging.getLogger("mlflow.store.db.utils").critical("no connection to %s", uri)
+        raise MlflowException(f"no connection to {uri}, host {SECRET}") from OSError(f"{SECRET} not found")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(tracking, "_client", fail)
+    line = tracking.log_or_say_why_not(["train"])
+    assert line.startswith(f"note: MLflow at {tracking.shown_uri()}: ")
+    assert capfd.readouterr() == (line + "\n", "")
+    assert SECRET not in line
+
+
+def test_mlflow_does_not_print_the_address_of_a_run(monkeypatch, capfd):
+    """It does so at the end of each run on a server, the password included."""
+    monkeypatch.setattr(RestStore, "get_run", lambda *_: pytest.fail("asked for what to print"))
+    monkeypatch.setattr(RestStore, "update_run_info", lambda *_, **__: None)
+    tracking.MlflowClient(f"http://me:{SECRET}@host").set_terminated("1", RunStatus.to_string(RunStatus.FINISHED))
+    assert capfd.readouterr() == ("", "")
