@@ -101,15 +101,14 @@ def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
 def _left_by(stage: str, project: Path, plots: Path) -> list[Path]:
     """The files in ``plots`` that dvc.yaml names as what the stage leaves; UserError where a link is on the way."""
     of_stage = yaml.safe_load(files.read_text(project / "dvc.yaml"))["stages"][stage]
-    outs = [
-        Path(*out) for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)
-    ]
-    for out in outs:
-        path, expected = plots.parent / out, plots.parent.resolve() / out
+    outs = [out for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)]
+    every = [plots.parent.resolve() / Path(*out) for out in outs]
+    paths = [path for path in every if path.exists()]  # what is missing is for the gate to say
+    for path in paths:
         files.read_bytes(path)  # a regular file
-        if path.resolve() != expected:
+        if path.resolve() != path:
             raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
-    return [plots.parent / out for out in outs]
+    return paths
 
 
 # --- where the store is ------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str, pat
     step = max(before, default=-1) + 1
     _log(client, run_id, [Metric(name, value, _now(), step) for name, value in changed.items()])
     for path in paths:
-        client.log_artifact(run_id, str(path), path.relative_to(plots.parent).parent.as_posix())
+        client.log_artifact(run_id, str(path), path.relative_to(plots.parent.resolve()).parent.as_posix())
 
 
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
