@@ -5,20 +5,22 @@
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
 #   make log-run log what is on disk into MLflow: every run of the gate does that too
+#   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
+#   make lock    the lock files anew, after a change of the dependencies in pyproject.toml
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
 #   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 3 minutes
 #   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 4 minutes
-#   make prove-kills    killed at any moment: half an hour
+#   make prove-kills    killed at any moment: half an hour        make prove-audit    forged results and code: half an hour
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test check seeds bench profile ui log-run hooks format clean
-.PHONY: prove-cpus prove-kills prove-faults prove-damage prove-lock
+.PHONY: repro audit test check seeds bench profile ui log-run lock hooks format clean
+.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
 	dvc repro
@@ -43,7 +45,7 @@ profile: .venv/run
 	dvc repro shard-to-batches
 	python -m benchmarks.profile_step
 
-prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
+prove-audit prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
 prove-lock: .venv/run
@@ -54,6 +56,13 @@ ui: .venv/run
 
 log-run: .venv/run
 	python -m minitrain.tracking
+
+# What is locked already keeps its version. For newer ones: make lock LOCK_OPTIONS=--upgrade
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock: .venv/dev
+	$(COMPILE) $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	$(COMPILE) $(LOCK_OPTIONS) --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) $(LOCK_OPTIONS) --group bench -c requirements.lock -o requirements-bench.lock
 
 hooks: .venv/dev
 	pre-commit install
@@ -78,7 +87,7 @@ clean:
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-.venv-bench/run: requirements-bench.txt
+.venv-bench/run: requirements-bench.lock
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@

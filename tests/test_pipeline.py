@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,31 @@ def test_plots_that_dvc_shows_are_left_by_a_stage_and_have_titles_and_labels(roo
             assert {settings["x"], *([columns] if isinstance(columns, str) else columns)} <= set(header)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
-def test_lock_files_pin_by_hash_and_hold_no_address(root, name):
-    text = (root / name).read_text()
-    assert "://" not in text
-    assert "--index" not in text
-    entries = re.findall(r"^[A-Za-z0-9_.-]+==", text, flags=re.MULTILINE)
-    assert len(entries) > 15
-    assert text.count("--hash=sha256:") >= len(entries)
+def test_every_entry_of_a_lock_file_has_its_hashes_and_no_address(root):
+    for name in ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock"):
+        text = (root / name).read_text()
+        assert "://" not in text
+        assert "--index" not in text
+        entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+        assert len(entries) > 15
+        for entry in entries:
+            assert re.match(r"[\w.-]+==\S+ .*\n    --hash=sha256:[0-9a-f]{64}", entry), entry
+
+
+def test_each_lock_file_has_what_pyproject_asks_for_and_a_run_needs_no_test_tool(root):
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    groups = {"requirements.lock": project["project"]["dependencies"]}
+    groups |= {f"requirements-{name}.lock": asked for name, asked in project["dependency-groups"].items()}
+    locked = {name: set(re.findall(r"^([\w.-]+)==", (root / name).read_text(), flags=re.MULTILINE)) for name in groups}
+    for name, asked in groups.items():
+        assert {package.lower() for package in asked} <= locked[name], name
+    assert not {"pytest", "ruff", "mypy"} & locked["requirements.lock"]
+
+
+def test_every_action_of_the_workflow_is_pinned_by_its_commit(root):
+    used = re.findall(r"uses: (\S+)", "".join(path.read_text() for path in (root / ".github/workflows").iterdir()))
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
 
 
 # --- DVC's own answers, by its code in this process ------------------------------------------------------

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import edit, model_file
+from conftest import edit, model_file, run_python
 from gate import change_json, manifest
 from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
@@ -98,13 +98,13 @@ def test_only_files_that_dvc_yaml_names_are_logged(at):
 
 
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
-def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_path, monkeypatch, run, how):
+def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_path, monkeypatch, how):
     log()
     before = tree(at, "mlruns", "plots")
     there = tmp_path / "there"
     how(at, there)
     change_json(there / "plots/train/metrics.json", lambda metrics: metrics.update(steps=25))
-    first, second = (run(there, "minitrain.tracking", MLFLOW_TRACKING_URI="").stdout for _ in range(2))
+    first, second = (run_python(there, "-m", "minitrain.tracking", MLFLOW_TRACKING_URI="").stdout for _ in range(2))
     note = f"note: mlflow.db comes from another place; from now on its artifacts are in {there.as_uri()}/mlruns\n"
     assert first == note + second
     if how is shutil.copytree:
