@@ -209,5 +209,5 @@ def test_a_dataset_that_is_not_there_or_of_another_model_is_named(params, folder
 )
 def test_a_summary_that_says_too_little_is_named(params, folder, summary):
     files.write_bytes(folder / "summary.json", formats.json_bytes(summary))
-    with pytest.raises(UserError, match=r"summary\.json: .* Make it again with: dvc repro shard-to-batches"):
+    with pytest.raises(UserError, match=r"summary\.json: .* Make it again with: dvc repro --force shard-to-batches"):
         read_dataset(folder, params.model)

@@ -68,7 +68,7 @@ def test_the_gate_table_has_a_line_a_check_with_expected_and_got():
 
 def test_a_red_report_says_so_and_needs_no_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = page(RESULTS, "MLflow: none", "x").decode()
+    text = page(RESULTS, "bad", "MLflow: none", "x").decode()
     assert "THE GATE IS RED" in text
     assert "2 \\| 3" in text  # in a table of Markdown
     assert "none that could be read" in text
@@ -76,7 +76,7 @@ def test_a_red_report_says_so_and_needs_no_model(tmp_path, monkeypatch):
 
 def test_a_green_report_shows_the_results(ran, monkeypatch):
     monkeypatch.chdir(ran[0])
-    text = page(RESULTS[:1], "MLflow: runs:/1", "x").decode()
+    text = page(RESULTS[:1], "", "MLflow: runs:/1", "x").decode()
     assert "All items of the gate hold" in text
     assert " parameters, trained for 24 steps" in text
     assert "| test |" in text
@@ -87,5 +87,5 @@ def test_a_number_that_overflowed_is_said_to_be_so(drift, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     drift["fp16"]["weights"]["perplexity"] = None
     files.write_bytes(tmp_path / "plots/fp16-drift/metrics.json", formats.json_bytes(drift))
-    (row,) = [line for line in page(RESULTS, "", "").decode().splitlines() if line.startswith("| fp16 | weights |")]
+    (row,) = [line for line in page(RESULTS, "", "", "").decode().splitlines() if line.startswith("| fp16 | weights |")]
     assert row.endswith("| overflow |")

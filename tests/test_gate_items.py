@@ -161,7 +161,7 @@ ALONE = {
     "plots": (edited("plots/train/evaluations.csv", "\n8,", "\n9,"), "got different: train/evaluations.csv"),
     "training log": (
         a_log_with(lambda log: log.insert(0, log[0])),
-        "expected 24 steps, each once; got 25, not each once",
+        "expected 24 steps, each once, as in params.yaml; got 25, not each once",
     ),
     "first step": (a_log_with(lambda log: log.__setitem__(0, (9.0, *log[0][1:]))), "got 9.000, "),
     "fp16 drift plot": (

@@ -154,7 +154,7 @@ def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
     if expected_sha256 is not None and sha256(data) != expected_sha256:
         raise UserError(
             f"{path}: expected the sha256 {expected_sha256}, got {sha256(data)}: the file was damaged or changed. "
-            "Make it again with: dvc repro"
+            "Make it again with: dvc repro --force"  # without: DVC may take a damaged one from its cache
         )
     return data
 

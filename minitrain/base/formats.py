@@ -25,6 +25,11 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return ("\n".join([",".join(columns), *lines]) + "\n").encode()
 
 
+def printable(text: str) -> str:
+    """``text`` on one line that no terminal takes for a command: what does not print, as in ``\\n``, is written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def rounded(value: Any) -> Any:
     """``value`` with every float in it rounded to six significant digits.
 
@@ -46,4 +51,6 @@ def read_json(path: Path, expected_sha256: str | None = None) -> Any:
         return json.loads(files.read_text(path, expected_sha256))
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
-        raise UserError(f"{path}:{line}: expected JSON: {error}. Make the file again with its stage.") from error
+        raise UserError(
+            f"{path}:{line}: expected JSON: {error}. Make the file again with its stage, by dvc repro --force."
+        ) from error

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from minitrain.base.errors import UserError
+from minitrain.base.formats import printable
 
 # Parameters of mallopt, see malloc.h and mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -20,8 +21,13 @@ LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; the most that glibc takes
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and leave the process: 0, or 1 with one clear line on stderr for a user's mistake, too little
     memory or a full disk; 130 after Ctrl-C, 143 after SIGTERM, 141 when nobody reads its output any more. What it
-    prints can be read at once, in a log file too.
+    prints can be read at once, in a log file too; what it prints to a closed descriptor is lost.
     """
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:  # closed, or, when DVC was started so, a file of DVC that is open for reading
+            _discard(descriptor)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -64,7 +70,7 @@ def keep_freed_memory() -> None:
 
 def _fail(message: str) -> NoReturn:
     try:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
     except OSError:  # stderr may go to the same full disk
         _discard(2)
     sys.exit(1)

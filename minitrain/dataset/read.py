@@ -44,7 +44,7 @@ def read_dataset(folder: Path, config: ModelConfig) -> Dataset:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder / 'summary.json'}: {error!r}. Make it again with: dvc repro shard-to-batches"
+            f"{folder / 'summary.json'}: {error!r}. Make it again with: dvc repro --force shard-to-batches"
         ) from error
     if len(tokenizer.tokens) != config.vocab_size:
         raise UserError(

@@ -19,9 +19,11 @@ from minitrain.corpus import generate
 from minitrain.evaluation import roundtrip
 from minitrain.gate import compare, unpickling
 from minitrain.gate.run import Run
+from minitrain.minitorch.schedule import Scheduler
 from minitrain.params import ModelConfig
 from minitrain.scoring import perplexity, token_nll
 from minitrain.training import checks, export
+from minitrain.training.state import initial_state
 
 ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
@@ -46,9 +48,9 @@ def check_corpus(run: Run) -> Outcome:
     if folder != Path("data/shards"):
         return "shards as pinned", f"{len(rows)} rows as pinned", True
     made = generate.shard_files(generate.make_rows(generate.read_verbs(layout.VERBS)))
-    different = [name for name, data in made.items() if files.read_bytes(folder / name) != data]
+    different = compare.different_files(folder, made)
     got = f"{len(run.corpus.correct_rows)} correct of {len(rows)} rows, {len(different)} shards differ"
-    return "shards == made from verbs.yaml", got, not different
+    return "shards == made from verbs.yaml", f"{got}{': ' if different else ''}{_some(different)}", not different
 
 
 def check_dataset(run: Run) -> Outcome:
@@ -136,14 +138,26 @@ def check_plots(run: Run) -> Outcome:
 
 
 def check_log(run: Run) -> Outcome:
-    steps, n_steps = [step for step, _, _ in run.log_rows], run.params.train.steps
+    """Each step once; the learning rates, the schedule and the seeds of the run are those of the parameters."""
+    n_steps, start = run.params.train.steps, initial_state(run.params.model, run.params.train)
+    steps, rates = ([row[column] for row in run.log_rows] for column in (0, 2))
     whole = steps == list(range(n_steps)) and len(run.state.log.steps) == n_steps
-    return f"{n_steps} steps, each once", f"{len(steps)}{'' if whole else ', not each once'}", whole
+    expected = [Scheduler(step, start.scheduler.shape).lr() for step in range(n_steps)]
+    increment, expected_increment = (of.rng.bit_generator.state["state"]["inc"] for of in (run.state, start))
+    same = {
+        "learning rates": all(math.isclose(a, b, rel_tol=ROUNDING) for a, b in zip(rates, expected, strict=False)),
+        "schedule": run.state.scheduler.shape == start.scheduler.shape,
+        "data seed": run.state.data.seed == start.data.seed,
+        "dropout seed": increment == expected_increment,  # of a PCG64: the seed sets it, and no draw changes it
+    }
+    wrong = [name for name, is_same in same.items() if not is_same]
+    got = f"{len(steps)}{'' if whole else ', not each once'}{', different: ' if wrong else ''}{', '.join(wrong)}"
+    return f"{n_steps} steps, each once, as in params.yaml", got, whole and not wrong
 
 
 def check_first_step(run: Run) -> Outcome:
     expected, (low, high) = math.log(run.params.model.vocab_size), checks.FIRST_GRAD_NORM
-    _, loss, norm = next(iter(run.log_rows), (0, math.nan, math.nan))
+    _, loss, _, norm = next(iter(run.log_rows), (0, math.nan, math.nan, math.nan))
     passed = abs(loss - expected) <= checks.FIRST_LOSS_TOLERANCE and low <= norm <= high
     wanted = f"first loss {expected:.2f} +- {checks.FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
     return wanted, f"{loss:.3f}, {norm:.3f}", passed
@@ -191,7 +205,7 @@ def check_numerics(run: Run) -> Outcome:
 
 def check_tracking(run: Run) -> Outcome:
     recorded, recorded_losses = tracking.recorded_run(layout.MODELS)
-    losses = [(step, loss) for step, loss, _ in run.log_rows]
+    losses = [(step, loss) for step, loss, *_ in run.log_rows]
     name = run.exported.path.name.removesuffix(".safetensors")
     same = recorded.info.run_name == name and recorded_losses == losses
     results = tracking.results(layout.PLOTS, layout.STAGES[1:])

@@ -54,10 +54,10 @@ class Run:
         return baselines.measure(self.params.ngram, self.dataset, self.exported)
 
     @cached_property
-    def log_rows(self) -> list[tuple[int, float, float]]:
-        """Step, loss and gradient norm from the training log."""
+    def log_rows(self) -> list[tuple[int, float, float, float]]:
+        """Step, loss, learning rate and gradient norm from the training log."""
         rows = csv.DictReader(files.read_text(layout.PLOTS / "train" / "log.csv").splitlines())
-        return [(int(row["step"]), float(row["loss"]), float(row["grad_norm"])) for row in rows]
+        return [(int(row["step"]), float(row["loss"]), float(row["lr"]), float(row["grad_norm"])) for row in rows]
 
     def expected_plots(self, stage: str) -> dict[str, bytes]:
         """The files of ``plots/<stage>/`` as they should be."""

@@ -99,7 +99,7 @@ def listed_digest(content: Mapping[str, Any], name: str) -> str:
     """The sha256 that a manifest gives for one of the run's files; UserError when it does not list the file."""
     if name not in content["files"]:
         raise UserError(
-            f"the manifest of {content['model']}: key 'files': expected {name}. Train again: dvc repro train"
+            f"the manifest of {content['model']}: key 'files': expected {name}. Train again: dvc repro --force train"
         )
     return str(content["files"][name])
 
@@ -115,13 +115,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("schema_version") != manifest.SCHEMA_VERSION:
         raise UserError(
             f"{found[0]}: key 'schema_version': expected {manifest.SCHEMA_VERSION}. Make the model again with: "
-            "dvc repro train"
+            "dvc repro --force train"
         )
     for key, kind in manifest.TYPES.items():
         if not isinstance(content.get(key), kind):
             raise UserError(
                 f"{found[0]}: key '{key}': expected {kind.__name__}, got {content.get(key)!r:.60}. Make the "
-                "model again with: dvc repro train"
+                "model again with: dvc repro --force train"
             )
     model = found[0].name.replace(".manifest.json", ".safetensors")
     if content["model"] != model:  # a name, and no path to anywhere
