@@ -18,12 +18,18 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
+# Of the user's shell: the first hides our modules from Python, the second tells the gate of an experiment.
+unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
 .PHONY: repro audit test check seeds bench profile ui log-run lock hooks format clean
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
 	dvc repro
+
+# -IS: no module that lies in this folder or is installed takes part, only what the clone sets up.
+audit:
+	$(PYTHON) -IS proofs/audit.py make PYTHON=$(PYTHON) repro
 
 test: .venv/dev
 	python -m pytest --numprocesses auto --dist loadfile
@@ -45,7 +51,10 @@ profile: .venv/run
 	dvc repro shard-to-batches
 	python -m benchmarks.profile_step
 
-prove-audit prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
+prove-audit: .venv/run
+	python -m proofs.forgeries
+
+prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
 prove-lock: .venv/run
@@ -79,7 +88,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	echo 'export MLFLOW_DISABLE_TELEMETRY=true' >> .venv/bin/activate
+	echo 'export MLFLOW_DISABLE_TELEMETRY=true; unset PYTHONSAFEPATH' >> .venv/bin/activate
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
