@@ -27,7 +27,8 @@ unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 repro: .venv/run
 	dvc repro
 
-# -IS: no module that lies in this folder or is installed takes part, only what the clone sets up.
+# Nothing that lies in this folder or was installed in it takes part: no command of .venv, and, by -IS, no module.
+audit: export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 audit:
 	$(PYTHON) -IS proofs/audit.py make PYTHON=$(PYTHON) repro
 

@@ -49,16 +49,14 @@ def uncommitted(project: Path, clone: Path) -> list[str]:
     return changed + [name for name in modules if not re.search(r"(^|/)(\.|__pycache__/)", name)]
 
 
-def run_from_nothing(project: Path, clone: Path, command: list[str]) -> bool:
-    """Run ``command`` in the clone, apart from what is here and from the user's settings; whether it ended well."""
+def run_from_nothing(clone: Path, command: list[str]) -> bool:
+    """Run ``command`` in the clone, without an earlier run and the user's settings; whether it ended well."""
     for path in [*map(clone.joinpath, LEFT), *clone.rglob("__pycache__")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     # Whatever settings the commit has, DVC must find no results of others in a shared cache.
     (clone / ".dvc" / "config.local").write_text("[cache]\n    dir = cache\n")
-    commands = [folder for folder in ENVIRONMENT["PATH"].split(":") if not Path(folder).is_relative_to(project)]
     apart = {f"DVC_{name}": f"{clone}.dvc" for name in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR")}
-    environment = {**ENVIRONMENT, **apart, "PATH": ":".join(commands)}
-    return subprocess.run(command, cwd=clone, env=environment, check=False).returncode == 0
+    return subprocess.run(command, cwd=clone, env=ENVIRONMENT | apart, check=False).returncode == 0
 
 
 def outputs(project: Path) -> list[str]:
@@ -87,7 +85,7 @@ def main(command: list[str]) -> str | None:
         git(project, "clone", "--quiet", "--no-local", str(project), str(clone))
         (commit,) = git(clone, "rev-parse", "--short", "HEAD")
         not_committed = ", ".join(map(repr, uncommitted(project, clone)))
-        failed = [] if run_from_nothing(project, clone, command) else [f"{' '.join(command)} (failed, see above)"]
+        failed = [] if run_from_nothing(clone, command) else [f"{' '.join(command)} (failed, see above)"]
         wrong, count = ", ".join(failed + list(map(repr, different(project, clone)))), len(outputs(clone))
     if not_committed:
         print(f"note: what is here is not commit {commit}: {not_committed}")

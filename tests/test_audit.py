@@ -50,7 +50,7 @@ def made(committed):
     """What a clean clone of it makes."""
     clone = committed.with_name("clone")
     quietly(committed, "git", "clone", "-q", str(committed), str(clone))
-    assert audit.run_from_nothing(committed, clone, [*DVC, "repro", "-q", *STAGES])
+    assert audit.run_from_nothing(clone, [*DVC, "repro", "-q", *STAGES])
     return clone
 
 
@@ -148,24 +148,30 @@ def test_the_clones_run_starts_with_nothing_of_an_earlier_run_and_of_the_users_s
     script = """
         ls -d dvc.lock models data/batches plots checkpoints .venv stages/__pycache__ 2> /dev/null
         env | grep -E '^(PYTHON|DVC_EXP|MLFLOW|MAKE|VIRTUAL)'
-        echo "$PATH" | grep here/bin
         dvc cache dir | grep -v "$PWD"
         dvc config --list --show-origin | grep user
         exit 0
     """
-    path = f"{here}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = {
         "PYTHONPATH": "/x",
         "DVC_EXP_BASELINE_REV": "x",
         "MLFLOW_TRACKING_URI": "x",
         "MAKEFLAGS": "n",
-        "PATH": path,
     }
     shell["DVC_GLOBAL_CONFIG_DIR"] = str(tmp_path)
     (tmp_path / "config").write_text("[user]\n    name = x\n")
-    code = f"from proofs import audit; from pathlib import Path as P; audit.run_from_nothing(P('{here}'), P('{here}'), {['sh', '-c', script]!r})"
+    code = f"from proofs import audit; from pathlib import Path as P; audit.run_from_nothing(P('{here}'), {['sh', '-c', script]!r})"
     env = {**os.environ, **shell, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
     assert result.stdout == ""
+
+
+def test_no_command_of_the_projects_environment_takes_part(root):
+    """Whether that environment was activated or not. ``echo`` stands for Python here, and shows what it would see."""
+    path = f"{root}/.venv/bin:/usr/bin:/bin"
+    command = ["make", "--no-print-directory", "audit", "PYTHON=echo $$PATH"]
+    env = {**os.environ, "PATH": path}
+    result = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "/usr/bin:/bin -IS proofs/audit.py make PYTHON=echo /usr/bin:/bin repro"
