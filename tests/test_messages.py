@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import model_file, refused
+from conftest import model_file, refused, run_stage
 
 from minitrain.gate.checks import CheckResult
 from minitrain.gate.report import gate_table, page
@@ -37,10 +37,10 @@ def test_an_error_that_names_such_a_file_is_one_line():
     assert refused(result) == r"error: a\x1b[2J\nb|<img src=x>`[c](http://d)_*\udcff"
 
 
-def test_a_damaged_file_is_to_be_made_again_by_force_since_dvcs_cache_may_have_the_same_damage(whole, run):
+def test_a_damaged_file_is_to_be_made_again_by_force_since_dvcs_cache_may_have_the_same_damage(whole):
     path = model_file(whole)
     path.write_bytes(path.read_bytes()[:-1])
-    assert refused(run(whole, "stages.fp16_drift")).endswith("Make it again with: dvc repro --force")
+    assert refused(run_stage(whole, "fp16-drift")).endswith("Make it again with: dvc repro --force")
 
 
 @pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "1<params.yaml", "1<params.yaml 2<params.yaml"])

@@ -26,8 +26,9 @@ def run_command(main: Callable[[], None]) -> None:
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
-        except OSError:  # closed, or, when DVC was started so, a file of DVC that is open for reading
-            _discard(descriptor)
+        except OSError as error:
+            if error.errno == errno.EBADF:  # closed or, when DVC was started so, a file of DVC open for reading
+                _discard(descriptor)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     signal.signal(signal.SIGTERM, _interrupt)
