@@ -12,7 +12,7 @@
 #
 #   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 3 minutes
 #   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 4 minutes
-#   make prove-kills    killed at any moment: half an hour        make prove-audit    forged results and code: half an hour
+#   make prove-kills    killed at any moment: half an hour        make prove-audit    forged results: half an hour
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
