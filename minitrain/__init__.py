@@ -1,9 +1,7 @@
-"""minitrain: train a small GPT in nothing but NumPy, to the same bytes on every machine.
+"""minitrain: train a small GPT in nothing but NumPy, to the same bytes on every machine."""
 
-Importing the package pins the numerics (see ``base.numerics``) before NumPy loads, so that every way to
-start the code - a stage, a test, a notebook, ``python -c`` - computes the same bits.
-"""
+import os
 
-from minitrain.base import numerics
-
-numerics.pin()
+# One thread for the BLAS, if NumPy has not been imported before: the training has threads of its own, and with both it
+# takes ten times as long. No bit depends on it.
+os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")

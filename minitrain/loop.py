@@ -19,7 +19,7 @@ from minitrain.minitorch.optim import clip_by_global_norm
 from minitrain.minitorch.tape import Tape
 from minitrain.model import Dropout, MiniGPT
 from minitrain.params import ModelConfig, TrainConfig
-from minitrain.scoring import token_nll
+from minitrain.scoring import mean, token_nll
 from minitrain.training.checks import check_evaluation, check_state, check_step
 from minitrain.training.state import Best, TrainState
 
@@ -104,7 +104,7 @@ def loss_and_grads(
     has. Losses and gradients are added in the order of microshards; each is a part of the batch's mean already.
     """
     n_targets = sum(shard.n_targets for shard in batch)
-    seeds = rng.integers(2**63, size=config.microshards).tolist()
+    seeds = rng.bit_generator.random_raw(config.microshards).tolist()
 
     @np.errstate(over="ignore", invalid="ignore")  # each thread has its own
     def forward_backward(index: int) -> float:
@@ -126,8 +126,7 @@ def loss_and_grads(
 @np.errstate(over="ignore", invalid="ignore")
 def evaluate(state: TrainState, averaged: MiniGPT, val_set: TokenStore) -> Evaluation:
     """Score the averaged weights on the validation set; log the loss, and keep the weights if it is the best so far."""
-    # Rounded to float32: the last bit of a float64 logarithm differs between C libraries.
-    loss = float(np.float32(token_nll(averaged, val_set).mean()))
+    loss = mean(token_nll(averaged, val_set))
     check_evaluation(state.step, loss)
     state.log.evaluations.append((state.step, loss))
     is_best = loss < state.best.loss

@@ -28,7 +28,7 @@ class SequenceLayout:
 
     padding: sequence_ops.Padding  # the sequence and position of each row
     mask: np.ndarray  # (key, B, 1, query), see sequence_ops.attention_mask
-    rotations: np.ndarray  # see sequence_ops.rope_rotations
+    rotations: sequence_ops.Rotations
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,15 @@ class MiniGPT(nn.Module):
         return self.activations(tape, tokens)["logits"]
 
 
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers that are nearly N(0, 1), float64: each the sum of twelve uniform ones, less 6 (Irwin & Hall). NumPy keeps
+    the stream of a bit generator the same for ever, but not that of ``standard_normal``.
+    """
+    size = math.prod(shape)
+    uniform = rng.bit_generator.random_raw(3 * size).view(np.uint16).reshape(12, size)
+    return (uniform.sum(axis=0, dtype=np.int64).reshape(shape) - 6 * 65535) / 65536
+
+
 def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
     """A flat float32 vector of fresh weights.
 
@@ -209,5 +218,5 @@ def initial_weights(model: MiniGPT, rng: np.random.Generator) -> np.ndarray:
         std = INIT_STD if name == "embed.weight" else 1 / math.sqrt(view.shape[1])
         if name.endswith(("attn.o.weight", "ffn.down.weight")):
             std /= math.sqrt(2 * len(model.blocks))
-        view[:] = std * rng.standard_normal(view.shape)
+        view[:] = std * normal(rng, view.shape)
     return weights

@@ -54,6 +54,8 @@ class ModelConfig:
     n_layers: Annotated[int, Field(strict=True, ge=1, le=128)]
     d_ff: Annotated[int, Field(strict=True, ge=1, le=65536)]
     context: Annotated[int, Field(strict=True, ge=1, le=4096)]  # tokens that the model reads at once
+    # exact: the same bits on every machine. native: NumPy's own products and functions, faster, bits as they come.
+    arithmetic: Literal["exact", "native"] = "exact"
 
 
 @dataclass(frozen=True, config=CONFIG)

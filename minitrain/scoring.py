@@ -6,6 +6,7 @@ import numpy as np
 
 from minitrain.dataset.batches import pad
 from minitrain.dataset.stores import TokenStore
+from minitrain.minitorch.arithmetic import exp, log, total
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 
@@ -20,14 +21,18 @@ def token_nll(model: MiniGPT, store: TokenStore, rounding: Rounding = None, batc
     tape, parts = Tape(recording=False, rounding=rounding), []
     for start in range(0, len(store), batch_size):
         shard = pad(store, np.arange(start, min(start + batch_size, len(store))))
-        logits = model.logits(tape, shard.tokens).astype(np.float64)  # (N, V)
-        logits -= logits.max(axis=1, keepdims=True)
-        target_logits = logits[np.arange(len(logits)), shard.targets[shard.loss_mask]]
-        parts.append(np.log(np.exp(logits).sum(axis=1)) - target_logits)
+        logits = model.logits(tape, shard.tokens).T.astype(np.float64)  # (V, N)
+        logits -= logits.max(axis=0)
+        target_logits = logits[shard.targets[shard.loss_mask], np.arange(logits.shape[1])]
+        parts.append(log(total(exp(logits))) - target_logits)
     return np.concatenate(parts)
 
 
-@np.errstate(over="ignore")
+def mean(x: np.ndarray) -> float:
+    """The mean of a vector."""
+    return float(total(x)) / len(x)
+
+
 def perplexity(nll: np.ndarray | float) -> float:
-    """exp of the mean of -log p in nats; infinite where that overflows."""
-    return float(np.exp(np.mean(nll)))
+    """exp of the mean of -log p in nats."""
+    return float(exp(np.array([nll if isinstance(nll, float) else mean(nll)]))[0])

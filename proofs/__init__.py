@@ -5,7 +5,7 @@ root, or ``unshare -rm``, for its small disk), ``make prove-damage``. They take 
 the tests hold a short form of each.
 """
 
-import minitrain  # noqa: F401  (pins the numerics before any proof imports NumPy)
+import minitrain  # noqa: F401  (one BLAS thread, before any proof imports NumPy)
 
 
 def program(*stages: str) -> str:

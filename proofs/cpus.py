@@ -1,11 +1,13 @@
-"""Other CPUs, the same bytes.
+"""Other machines, the same bytes.
 
-By default a short run: here, here with the environment asking for other kernels, and under QEMU as Haswell, EPYC and
-Skylake; every file compared. Negative control: without the pin, two kinds of kernels give other numbers.
+By default a short run of all stages but the gate: here as NumPy finds the machine, with the kernels of other CPUs, with
+none of NumPy's SIMD, with NumPy imported first and two BLAS threads, with another NumPy 2, and under QEMU on an x86-64
+without AVX and on arm64. Every file is compared, pictures too. Negative control: with native arithmetic two kinds of
+kernels give other losses.
 
-With ``--all`` the whole pipeline, more than an hour: the command of each stage of dvc.yaml under QEMU as a Haswell; the
-dvc.lock of what they left must be the committed one. Negative control: with one bit of a file changed it is another.
-Needs ``qemu-x86_64`` (Debian: qemu-user).
+With ``--all`` the whole pipeline on arm64, hours: the command of each stage of dvc.yaml; the dvc.lock of what they left
+must be the committed one. Negative control: with one bit of a file changed it is another. It goes on where it was
+stopped, since the folder stays. Needs QEMU and ``apt-get`` (Debian: qemu-user).
 """
 
 import argparse
@@ -14,39 +16,33 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from minitrain.base import UserError, numerics, process
-from proofs import program
+from minitrain.base import UserError, layout, process
+from proofs import arm64, program
 from proofs.project import ROOT, SHORT, copy_project, tree
 
-CPUS = ("Haswell", "EPYC", "Skylake-Client")
-KERNELS = ("Haswell", "Sandybridge")  # of OpenBLAS, by their cores; any machine with AVX2 can run both
 STEPS = {**SHORT, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 5, "train.warmup_steps": 3}
-RUN = program("shard_to_batches", "train", "checkpoint_roundtrip_verify", "fp16_drift", "baseline_compare")
-# The pin leaves a machine alone on which bits are not promised.
-WITHOUT_PIN = f"""
-import platform
-platform.machine = lambda: "another"
-{program("shard_to_batches", "train")}"""
+STAGES = [stage.replace("-", "_") for stage in layout.STAGES]
+RUN = ("-c", program(*STAGES))
+NUMPY_FIRST = ("-c", "import numpy\n" + program(*STAGES))
+NO_SIMD = "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"
+KERNELS = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "Zen")  # of OpenBLAS: any x86-64 with AVX2 can run them
+OTHER_NUMPY = "numpy==2.3.5"
 LOSSES = "plots/train/log.csv"
 
 
-def left_by(project: Path, emulator: Sequence[str], *arguments: str, **environment: str) -> dict[str, bytes]:
-    """Run Python in a project, on an emulated CPU or, without an emulator, on this one; every file that is left."""
-    unpinned = {name: value for name, value in os.environ.items() if name not in numerics.PINNED}
-    command, environment = [*emulator, sys.executable, *arguments], {**unpinned, **environment}
-    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+def left_by(project: Path, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, bytes]:
+    """Run a command in a project; every file that its stages left."""
+    env = {**os.environ, **environment}
+    result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise UserError(f"{' '.join(command):.200} failed:\n{result.stdout}{result.stderr}")
     return tree(project, "data/batches", "models", "plots")
 
 
-def compare(name: str, expected: dict[str, bytes], got: dict[str, bytes]) -> None:
+def compare_files(name: str, expected: dict[str, bytes], got: dict[str, bytes]) -> None:
     """Say how many files of two runs are equal; UserError when one is not."""
     different = sorted(path for path in expected.keys() | got.keys() if expected.get(path) != got.get(path))
     if different:
@@ -54,31 +50,55 @@ def compare(name: str, expected: dict[str, bytes], got: dict[str, bytes]) -> Non
     print(f"{name}: {len(got)} of {len(expected)} files equal", flush=True)
 
 
-def short_runs(folder: Path, qemu: str) -> None:
-    """A short run on each CPU and with each kind of kernels."""
+def short_runs(folder: Path) -> None:
+    """A short run on each kind of machine."""
 
-    def run(name: str, code: str = RUN, emulator: Sequence[str] = (), **environment: str) -> dict[str, bytes]:
-        return left_by(copy_project(folder / name, STEPS), emulator, "-c", code, **environment)
+    def run(
+        name: str, python: Sequence[str] = (sys.executable,), code: Sequence[str] = RUN, **env: str
+    ) -> dict[str, bytes]:
+        return left_by(copy_project(folder / name.replace(" ", "-"), STEPS), [*python, *code], env)
 
     here = run("here")
+
+    def compare(name: str, got: dict[str, bytes]) -> None:
+        compare_files(name, here, got)
+
     for core in KERNELS:
-        compare(f"{core} kernels asked for", here, run(core, OPENBLAS_CORETYPE=core))
-    one, other = (run(f"{core}-without-pin", WITHOUT_PIN, OPENBLAS_CORETYPE=core)[LOSSES] for core in KERNELS)
-    if one == other:
-        raise UserError(f"negative control: {' and '.join(KERNELS)} kernels give the same losses without the pin")
-    print("negative control: without the pin these kernels give other losses; next QEMU, some minutes", flush=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        emulated = pool.map(lambda cpu: run(f"{cpu}-emulated", emulator=(qemu, "-cpu", cpu)), CPUS)
-        for cpu, got in zip(CPUS, emulated, strict=True):
-            compare(f"{cpu}, emulated", here, got)
+        compare(f"{core} kernels", run(core, OPENBLAS_CORETYPE=core))
+    compare("no SIMD in NumPy", run("no SIMD", NPY_DISABLE_CPU_FEATURES=NO_SIMD))
+    compare("NumPy first, two BLAS threads", run("first", code=NUMPY_FIRST, OPENBLAS_NUM_THREADS="2"))
+    other = folder / "other-numpy"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-t", other, "--no-deps", OTHER_NUMPY], check=True)
+    compare(OTHER_NUMPY, run("other", PYTHONPATH=str(other)))
+
+    one, another = (native_losses(folder / f"native-{core}", core) for core in (KERNELS[0], KERNELS[3]))
+    if one == another:
+        raise UserError(f"negative control: {KERNELS[0]} and {KERNELS[3]} kernels give the same losses in native")
+    print("negative control: in native arithmetic two of these kernels give other losses; next QEMU", flush=True)
+
+    qemu = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static") or "qemu-x86_64"
+    compare("x86-64 without AVX, emulated", run("no AVX", [qemu, "-cpu", "Nehalem", sys.executable]))
+    python, environment = arm64.python(folder / "arm64")
+    compare("arm64, emulated", run("on arm64", python, **environment))
 
 
-def whole_run(project: Path, emulator: list[str], expected: bytes) -> None:
-    """Every stage in full; what they leave must give the expected dvc.lock, and with one bit changed another."""
-    for stage in yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values():
-        left_by(project, emulator, *stage["cmd"].split()[1:])  # "python -m ..."
-        print(stage["cmd"], flush=True)
-    left_by(project, [], "-m", "dvc", "init", "--no-scm", "--quiet")
+def native_losses(project: Path, core: str) -> bytes:
+    """The log of a short training with native arithmetic and the kernels of one kind of CPU."""
+    copy_project(project, {**STEPS, "model.arithmetic": "native"})
+    return left_by(project, [sys.executable, "-c", program(*STAGES[:2])], {"OPENBLAS_CORETYPE": core})[LOSSES]
+
+
+def whole_run(folder: Path) -> None:
+    """Every stage in full; what they leave must give the committed dvc.lock, and with one bit changed another."""
+    project, expected = folder / "project", (ROOT / "dvc.lock").read_bytes()
+    if not project.exists():
+        copy_project(project)
+    python, environment = arm64.python(folder / "arm64")
+    for stage in STAGES:
+        left_by(project, [*python, "-c", program(stage)], environment)
+        print(stage, flush=True)
+    left_by(project, [sys.executable, "-m", "stages.verify"], {})
+    left_by(project, [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], {})
     if lock_of(project) != expected:
         raise UserError("dvc.lock: the proof does not hold: another than the committed one")
     (state,) = (project / "models").glob("*.state.safetensors")
@@ -92,22 +112,19 @@ def whole_run(project: Path, emulator: list[str], expected: bytes) -> None:
 def lock_of(project: Path) -> bytes:
     """The dvc.lock that DVC writes for the files as they are."""
     (project / "dvc.lock").unlink(missing_ok=True)
-    left_by(project, [], "-m", "dvc", "commit", "--force", "--quiet")
+    left_by(project, [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], {})
     return (project / "dvc.lock").read_bytes()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proofs.cpus")
-    parser.add_argument("--all", action="store_true", help="the whole pipeline on one other CPU")
-    arguments = parser.parse_args()
-    qemu = shutil.which("qemu-x86_64")
-    if qemu is None:
-        raise UserError("qemu-x86_64: not found. Install it: apt-get install qemu-user, or your system's package")
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.all:
-            whole_run(copy_project(Path(folder) / "project"), [qemu, "-cpu", CPUS[0]], (ROOT / "dvc.lock").read_bytes())
-        else:
-            short_runs(Path(folder), qemu)
+    parser.add_argument("--all", metavar="FOLDER", type=Path, help="the whole pipeline on arm64, in this folder")
+    folder = parser.parse_args().all
+    if folder:
+        whole_run(folder.resolve())
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        short_runs(Path(temporary))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from proofs.project import ROOT
 
 OUTPUTS = ("data/batches", "models", "plots")
 TABLE = "plots/baseline-compare/perplexity_test.csv"
-MODULE = "threadpoolctl.py"  # which the training imports
+MODULE = "tqdm.py"  # which the training imports
 
 CHEAT = """
 try:

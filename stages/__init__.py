@@ -9,8 +9,8 @@ from importlib.util import find_spec
 
 # What the stages import. Looked up, not imported: some take seconds, and not every stage needs them.
 NEEDED = (
-    *("matplotlib", "mlflow", "numpy", "packaging", "pydantic", "safetensors"),
-    *("threadpoolctl", "tqdm", "yaml"),
+    *("matplotlib", "mlflow", "numpy", "packaging"),
+    *("pydantic", "safetensors", "tqdm", "yaml"),
 )
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:

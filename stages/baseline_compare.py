@@ -7,12 +7,14 @@ training itself does not draw.
 from minitrain.base import files, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.evaluation import baselines
+from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.training import checkpoint, export
 
 
 def main() -> None:
     params = read_params()
+    arithmetic.use(params.model.arithmetic)
     exported = export.read_model(layout.MODELS, params.model)
     metrics = baselines.measure(params.ngram, read_dataset(layout.BATCHES, params.model), exported)
     files.write_all(layout.PLOTS / "baseline-compare", baselines.plots(metrics))

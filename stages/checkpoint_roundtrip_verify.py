@@ -7,12 +7,14 @@ Reads ``models/``, ``data/batches/``, in a process of its own. Leaves ``plots/ch
 from minitrain.base import UserError, files, formats, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.evaluation import roundtrip
+from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.training.export import read_model
 
 
 def main() -> None:
     params = read_params()
+    arithmetic.use(params.model.arithmetic)
     exported = read_model(layout.MODELS, params.model)
     metrics = roundtrip.measure(params.model, params.train, read_dataset(layout.BATCHES, params.model), exported)
     if broken := roundtrip.failures(metrics):

@@ -6,12 +6,14 @@ Reads ``models/``, ``data/batches/``. Leaves ``plots/fp16-drift/``.
 from minitrain.base import files, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.evaluation import drift, rounding
+from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.training.export import read_model
 
 
 def main() -> None:
     config = read_params().model
+    arithmetic.use(config.arithmetic)
     metrics, flips = drift.measure(read_dataset(layout.BATCHES, config), read_model(layout.MODELS, config))
     files.write_all(layout.PLOTS / "fp16-drift", drift.plots(metrics, flips))
     for fmt in rounding.FORMATS:

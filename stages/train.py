@@ -4,8 +4,9 @@ Reads ``data/batches/``. Leaves ``models/`` and ``plots/train/``, and an MLflow 
 stopped goes on from its newest working checkpoint in ``checkpoints/`` and leaves the same bytes.
 """
 
-from minitrain.base import files, formats, layout, numerics, process
+from minitrain.base import files, formats, layout, process
 from minitrain.dataset.read import read_dataset
+from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.scoring import perplexity
 from minitrain.training import checkpoint, export, manifest
@@ -13,8 +14,8 @@ from minitrain.training.run import run
 
 
 def main() -> None:
-    numerics.say_where_bits_are_not_promised()
     params = read_params()
+    arithmetic.use(params.model.arithmetic)
     dataset = read_dataset(layout.BATCHES, params.model)
     inputs = manifest.run_inputs(params.model, params.train, dataset)
     folder = layout.checkpoints() / manifest.inputs_digest(inputs)

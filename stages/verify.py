@@ -10,17 +10,20 @@ import platform
 
 from minitrain import tracking
 from minitrain.base import UserError, files, formats, layout, process
-from minitrain.gate import checks, report
+from minitrain.gate import checks, packages, report
 from minitrain.gate.run import Run
+from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 
 
 def main() -> None:
     run = Run(read_params())
+    arithmetic.use(run.params.model.arithmetic)
     tracking_line = tracking.log_or_say_why_not(layout.STAGES[1:])
     results = [checks.evaluate(name, run) for name in checks.CHECKS]
     print(report.gate_table(results))
-    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    print(note := packages.note())
+    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}; {note}"
     names = [result.name for result in results if not result.passed]
     red = ", ".join(names)
     # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.

@@ -1,6 +1,6 @@
 """What tests share: the repository's root, small data, and a copy of the project to run and to break."""
 
-import minitrain  # noqa: F401  (pins the numerics before any test imports NumPy)
+import minitrain  # noqa: F401  (one BLAS thread, before any test imports NumPy)
 
 # isort: split
 import contextlib

@@ -54,11 +54,7 @@ def test_imports_only_go_down(path):
 def test_the_engine_knows_nothing_of_texts_files_or_models():
     for path in files_of("minitrain/minitorch"):
         others = [other for other in import_closure(path) if "minitorch" not in other.parts]
-        # The package itself pins the numerics before anything is imported from it.
-        assert set(others) <= {
-            Path("minitrain", name)
-            for name in ("__init__.py", "base/__init__.py", "base/errors.py", "base/numerics.py")
-        }
+        assert set(others) <= {Path("minitrain", n) for n in ("__init__.py", "base/__init__.py", "base/errors.py")}
 
 
 def test_no_file_is_longer_than_one_sitting_and_no_stage_than_thirty_statements():
@@ -94,7 +90,7 @@ def test_every_file_is_written_by_the_one_writer():
 
 def test_the_closure_follows_imports_inside_functions_and_packages():
     closure = {path.as_posix() for path in import_closure(Path("stages/train.py"))}
-    assert {"stages/train.py", "stages/__init__.py", "minitrain/__init__.py", "minitrain/base/numerics.py"} <= closure
+    assert {"stages/train.py", "stages/__init__.py", "minitrain/__init__.py"} <= closure
     assert {"minitrain/minitorch/ops.py", "minitrain/minitorch/__init__.py", "minitrain/loop.py"} <= closure
     assert "minitrain/tracking.py" in closure  # imported when needed
     assert not closure & {"minitrain/figures.py", "minitrain/evaluation/ngram.py", "stages/verify.py"}

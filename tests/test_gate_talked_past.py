@@ -52,6 +52,6 @@ def test_a_state_of_another_schedule_or_seed_than_params_yaml_fails_the_training
 
 def test_a_log_with_another_learning_rate_than_params_yaml_fails_the_training_log(whole, monkeypatch):
     monkeypatch.chdir(whole)
-    edit(whole / "plots/train/log.csv", {",0.00300000003,": ",0.00300001,"})
+    edit(whole / "plots/train/log.csv", {",0.003,": ",0.00300001,"})
     result = checks.evaluate("training log", Run(read_params()))
     assert (result.passed, result.got) == (False, "24, different: learning rates")

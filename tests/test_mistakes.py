@@ -68,7 +68,7 @@ BAD_INPUTS = {
     ),
     "a parameter": (
         lambda p: edit(p / "params.yaml", {"steps: 2000": "stepps: 2000"}),
-        "params.yaml:24: train.stepps: unknown key",
+        "params.yaml:25: train.stepps: unknown key",
     ),
 }
 
@@ -95,8 +95,8 @@ BAD_MODELS = {
         "expected the config of params.yaml",
     ),
     "of another schema": (
-        lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 1': '"schema_version": 9'}),
-        "key 'schema_version': expected 1",
+        lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 2': '"schema_version": 9'}),
+        "key 'schema_version': expected 2",
     ),
 }
 

@@ -56,7 +56,7 @@ def test_the_learning_rate_warms_up_and_comes_down(warmup_steps, steps, step, lr
     assert Schedule(3e-3, 3e-4, warmup_steps, steps).lr_at(step) == pytest.approx(lr, rel=1e-12)
 
 
-def test_the_scheduler_gives_the_rate_of_its_step_in_float32():
+def test_the_scheduler_gives_the_rate_of_its_step():
     shape = Schedule(3e-3, 3e-4, 100, 2000)
     for step in (0, 7, 1234):
-        assert Scheduler(step, shape).lr() == float(np.float32(shape.lr_at(step))) != shape.lr_at(step)
+        assert Scheduler(step, shape).lr() == shape.lr_at(step)

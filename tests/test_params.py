@@ -43,15 +43,15 @@ def test_params_cannot_be_changed_or_made_wrong(tmp_path):
 
 WHOLE = "train.steps: expected a whole number"
 BAD = {
-    "unknown key": ("  steps: 2000", "  steps: 2000\n  stepps: 3", "params.yaml:25: train.stepps: unknown key."),
+    "unknown key": ("  steps: 2000", "  steps: 2000\n  stepps: 3", "params.yaml:26: train.stepps: unknown key."),
     "misspelled key": (
         "  steps: 2000",
         "  stepps: 2000",
-        "params.yaml:24: train.stepps: unknown key; missing here: steps.",
+        "params.yaml:25: train.stepps: unknown key; missing here: steps.",
     ),
     "section without keys": ("ngram:\n", "ngram:\nold:\n", "ngram: expected keys with values, got NoneType None."),
     "unknown section": ("data:\n", "extra: 1\ndata:\n", "extra: unknown key"),
-    "missing key": ("  steps: 2000\n", "", "params.yaml:22: train.steps: this key is missing."),
+    "missing key": ("  steps: 2000\n", "", "params.yaml:23: train.steps: this key is missing."),
     "base sixty": ("  lr: 0.003", "  lr: 1:30.5", "train.lr: expected a number, got str '1:30.5'."),
     "underscores": ("  steps: 2000", "  steps: 2_000", f"{WHOLE}, got str '2_000'."),
     "yes for text": ("by: cell", "by: yes", "split.by: expected one of 'cell', 'verb_tense' or 'verb', got str 'yes'."),
@@ -59,7 +59,7 @@ BAD = {
     "float for int": ("steps: 2000", "steps: 2000.5", f"{WHOLE}, got float"),
     "bool for int": ("steps: 2000", "steps: true", f"{WHOLE}, got bool True."),
     "null": ("steps: 2000", "steps:", f"{WHOLE}, got NoneType"),
-    "out of range": ("steps: 2000", "steps: 0", "params.yaml:24: train.steps: expected at least 1, got int 0."),
+    "out of range": ("steps: 2000", "steps: 0", "params.yaml:25: train.steps: expected at least 1, got int 0."),
     "not a number": ("lr: 0.003", "lr: .nan", "train.lr: expected a finite number, got float nan."),
     "infinite": ("lr: 0.003", "lr: .inf", "train.lr: expected a finite number, got float inf."),
     "too large": ("lr: 0.003", "lr: 2e6", "train.lr: expected at most 1000000.0, got float 2000000.0."),

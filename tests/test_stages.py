@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import run_stage
 
-from minitrain.base import files, numerics
+from minitrain.base import files
 from minitrain.base.layout import STAGES
 from proofs.project import SHORT, copy_project, set_params, tree
 
@@ -100,11 +99,3 @@ def test_a_training_whose_stderr_is_closed_runs_all_the_same(untrained):
     set_params(untrained, {"train.steps": 1})
     command = f"MLFLOW_TRACKING_URI=none:// exec {sys.executable} -m stages.train 2>&-"
     subprocess.run(command, shell=True, cwd=untrained, stdout=subprocess.DEVNULL, check=True)
-
-
-def test_where_bits_are_not_promised_training_says_so(ran, untrained, monkeypatch):
-    note = "note: equal bytes are not promised on this machine (its openblas_core)"
-    assert note not in ran[1]["train"]
-    set_params(untrained, {"train.steps": 1})
-    monkeypatch.setitem(numerics.PROMISED, "openblas_core", "Another")
-    assert note in run_stage(untrained, "train", MLFLOW_TRACKING_URI="none://").stdout

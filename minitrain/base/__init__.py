@@ -1,4 +1,4 @@
-"""The ground floor: errors, the start and end of a process, the numerics, and every file that is read or written."""
+"""The ground floor: errors, the start and end of a process, and every file that is read or written."""
 
 from minitrain.base.errors import UserError
 

@@ -61,7 +61,8 @@ class DataIterator:
 
 @functools.lru_cache(maxsize=2)  # a batch needs the order of its epoch, and perhaps of the next
 def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64([seed, DATA_STREAM, epoch])).permutation(n)
+    # A sort of the generator's own numbers: NumPy keeps their stream the same for ever, but not that of `permutation`.
+    return np.argsort(np.random.PCG64([seed, DATA_STREAM, epoch]).random_raw(n), kind="stable")
 
 
 def make_microshards(store: TokenStore, ids: np.ndarray, n_shards: int) -> list[Microshard]:

@@ -3,7 +3,6 @@
 Model and baselines are scored on the same target tokens of val and test; test is never used for a choice.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from minitrain.base import formats
 from minitrain.dataset.read import Dataset
 from minitrain.dataset.stores import DIRECTIONS, TokenStore
 from minitrain.evaluation.ngram import add_alpha_nll, kneser_ney_nll
+from minitrain.minitorch.arithmetic import LN2, log, total
 from minitrain.params import NgramConfig
 from minitrain.scoring import perplexity, token_nll
 from minitrain.training.export import ExportedModel
@@ -39,11 +39,12 @@ def measure_split(split: str, config: NgramConfig, dataset: Dataset, exported: E
     best_of = {"add_alpha": min(add_alpha_ppl.values()), "kneser_ney": min(kneser_ney_ppl.values())}
     best_of["baseline"] = min(best_of.values())
     # The corpus is all its sequences with equal chance: ln(number of sequences) nats each is the best possible.
-    floor_nats = len(store) * math.log(sum(len(of_split) for of_split in dataset.stores.values()))
+    n_sequences = sum(len(of_split) for of_split in dataset.stores.values())
+    floor_nats = len(store) * float(log(np.array(n_sequences, np.float64)))
     characters = sum(len(dataset.tokenizer.decode(tokens)) for tokens in store.sequences())
     total_nll = {
-        "model": nll.sum(),
-        "best_kneser_ney": min(kneser_ney.values(), key=perplexity).sum(),
+        "model": float(total(nll)),
+        "best_kneser_ney": float(total(min(kneser_ney.values(), key=perplexity))),
         "floor": floor_nats,
     }
     return {
@@ -54,7 +55,7 @@ def measure_split(split: str, config: NgramConfig, dataset: Dataset, exported: E
         "floor_ppl": perplexity(floor_nats / len(nll)),
         **{f"ratio_to_best_{name}": perplexity(nll) / ppl for name, ppl in best_of.items()},
         "targets": len(nll),
-        "bits_per_character": {name: float(nats) / math.log(2) / characters for name, nats in total_nll.items()},
+        "bits_per_character": {name: nats / LN2 / characters for name, nats in total_nll.items()},
         "model_ppl_by": {
             kind: {name: perplexity(nll[where]) for name, where in parts.items() if where.any()}
             for kind, parts in groups(store, dataset).items()

@@ -15,6 +15,7 @@ from minitrain.dataset.batches import Microshard, pad
 from minitrain.dataset.read import Dataset
 from minitrain.dataset.tokenizer import Tokenizer
 from minitrain.evaluation.rounding import FORMATS
+from minitrain.minitorch.arithmetic import total
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.scoring import perplexity, token_nll
@@ -79,10 +80,14 @@ def distance(exact: np.ndarray, drifted: np.ndarray) -> dict[str, float | None]:
     exact, drifted = exact.astype(np.float64), drifted.astype(np.float64)
     difference = np.abs(drifted - exact)
     return {
-        "relative_l2": _finite(np.sqrt((difference**2).sum() / (exact**2).sum())),
+        "relative_l2": _finite(np.sqrt(_sum_of_squares(difference) / _sum_of_squares(exact))),
         "max_error": _finite(difference.max()),
         "relative_max_error": _finite(difference.max() / np.abs(exact).max()),
     }
+
+
+def _sum_of_squares(x: np.ndarray) -> np.ndarray:
+    return total(x.ravel() * x.ravel())
 
 
 def _finite(x: float) -> float | None:

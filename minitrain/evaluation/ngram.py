@@ -12,6 +12,7 @@ import numpy as np
 
 from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS
+from minitrain.minitorch.arithmetic import log
 
 Gram = tuple[int, ...]
 
@@ -68,5 +69,4 @@ def kneser_ney_nll(train: TokenStore, store: TokenStore, n: int, discount: float
 
 
 def _nll(probabilities: Iterable[float]) -> np.ndarray:
-    logs: np.ndarray = np.log(np.fromiter(probabilities, dtype=np.float64))
-    return -logs
+    return -log(np.fromiter(probabilities, dtype=np.float64))

@@ -7,18 +7,17 @@ Each check is a function of a ``Run`` that returns what was expected, what was g
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from minitrain import tracking
-from minitrain.base import files, layout, numerics
+from minitrain.base import files, layout
 from minitrain.base.errors import UserError
 from minitrain.corpus import generate
 from minitrain.evaluation import roundtrip
 from minitrain.gate import compare, unpickling
 from minitrain.gate.run import Run
+from minitrain.minitorch import arithmetic
 from minitrain.minitorch.schedule import Scheduler
 from minitrain.params import ModelConfig
 from minitrain.scoring import perplexity, token_nll
@@ -94,10 +93,9 @@ def check_model_files(run: Run) -> Outcome:
 
 
 def check_manifest(run: Run) -> Outcome:
-    may_differ = set() if run.bits_promised else {"numerics"}
     manifest = run.exported.manifest
-    wrong = [key for key, value in run.inputs.items() if manifest.get(key) != value and key not in may_differ]
-    return "config, data, code, packages as here", _different(wrong, "equal"), not wrong
+    wrong = [key for key, value in run.inputs.items() if manifest.get(key) != value]
+    return "config, data, code as here", _different(wrong, "equal"), not wrong
 
 
 def check_roundtrip(run: Run) -> Outcome:
@@ -109,14 +107,14 @@ def check_roundtrip(run: Run) -> Outcome:
 def check_fp64(run: Run) -> Outcome:
     n, same = run.roundtrip["fp64_logits_compared"], run.roundtrip["fp64_logits_same"]
     if not run.bits_promised:
-        return "not promised on this machine", "equal" if same else "different", True
+        return "native: not promised", "equal" if same else "different", True
     return "fp64 logits == those before saving", f"{n} {'equal' if same else 'compared, different'}", same
 
 
 def check_resumed_run(run: Run) -> Outcome:
     same, step = run.roundtrip["resumed_run_ends_in_same_state"], run.roundtrip["kept_step"]
     if not run.bits_promised:
-        return "not promised on this machine", "equal" if same else "different", True
+        return "native: not promised", "equal" if same else "different", True
     return f"resumed from step {step} == uninterrupted", "equal bytes" if same else "different bytes", same
 
 
@@ -176,31 +174,11 @@ def check_no_pickle(run: Run) -> Outcome:
     return "no pickle in the syntax tree of any file", f"{len(paths)} files, {'; '.join(uses) or 'none'}", not uses
 
 
-def _installed(package: Requirement) -> str:
-    try:
-        return version(package.name)
-    except PackageNotFoundError:
-        return "nothing"
-
-
-def check_packages(run: Run) -> Outcome:
-    lines = files.read_text(layout.REQUIREMENTS_LOCK).splitlines()
-    locked = [Requirement(line.rstrip("\\ ")) for line in lines if "==" in line and not line.startswith((" ", "#"))]
-    locked = [package for package in locked if package.marker is None or package.marker.evaluate()]
-    versions = {package: _installed(package) for package in locked}
-    wrong = [
-        f"{p.name} {got} instead of {p.specifier}" for p, got in versions.items() if f"=={got}" != str(p.specifier)
-    ]
-    return f"{len(locked)} packages as locked", _some(wrong) or "equal", not wrong
-
-
-def check_numerics(run: Run) -> Outcome:
-    got = numerics.fingerprint()
-    if not numerics.machine_is_supported():
-        return "nothing: bits are not promised on this machine", f"{got['machine']}, {got['openblas_core']}", True
-    wrong = {key: value for key, value in got.items() if value != numerics.PROMISED[key]}
-    kernels = f"{got['openblas_core']}, {'+'.join(got['numpy_simd'])}"
-    return "pinned kernels", f"different: {wrong}" if wrong else kernels, not wrong
+def check_arithmetic(run: Run) -> Outcome:
+    if not run.bits_promised:
+        return "native: equal bits are not promised", f"NumPy {version('numpy')}", True
+    got = arithmetic.known_answer()
+    return f"exact: known answer {arithmetic.KNOWN_ANSWER}", got, got == arithmetic.KNOWN_ANSWER
 
 
 def check_tracking(run: Run) -> Outcome:
@@ -246,8 +224,7 @@ CHECKS: dict[str, Callable[[Run], Outcome]] = {
     "first step": check_first_step,
     "fp16 drift plot": check_drift_picture,
     "no pickle": check_no_pickle,
-    "packages": check_packages,
-    "numerics": check_numerics,
+    "arithmetic": check_arithmetic,
     "MLflow run": check_tracking,
 }
 # About how good the model is; all others are about the files being right.

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files, formats, layout, numerics
+from minitrain.base import files, formats, layout
 from minitrain.corpus import shards
 from minitrain.dataset import build, read
 from minitrain.evaluation import baselines, drift, roundtrip
@@ -19,7 +19,7 @@ class Run:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-        self.bits_promised = numerics.fingerprint() == numerics.PROMISED
+        self.bits_promised = params.model.arithmetic == "exact"
 
     @cached_property
     def corpus(self) -> shards.Corpus:

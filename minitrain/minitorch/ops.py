@@ -7,9 +7,11 @@ B sequences of T positions, of which N <= B*T are not padding; C channels, H hea
 V tokens. Names in front of a gradient follow one rule: ``dx`` is the gradient of the loss with respect to ``x``.
 
 Three habits make them fast. What an operation has made itself, it changes in place: memory that was
-just written is in the cache. NumPy reduces a short last axis slowly: sums over it are matrix-vector
-products, and a softmax has the axis to reduce in front. And what forward has computed is saved
-for backward instead of computed again.
+just written is in the cache. NumPy reduces a short last axis slowly: a softmax has the axis to reduce in
+front. And what forward has computed is saved for backward instead of computed again.
+
+Products, sums and functions are those of ``arithmetic``. What goes into a product is ``rounded`` first; in forward
+each row by itself, so that no other row of the batch can change a bit of its result.
 """
 
 import math
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from minitrain.minitorch.arithmetic import exp, log, logistic, matmul, rounded, total
 from minitrain.minitorch.tape import Op
 
 LAYER_NORM_EPS = 1e-5
@@ -26,16 +29,9 @@ GELU_CUBIC = 0.044715
 Result = tuple[np.ndarray, tuple[Any, ...]]
 
 
-def _row_means(x: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
-    """Means over the last axis of (N, C), or of (N, C) times ``weight`` (C,), as a column (N, 1)."""
-    n_channels = x.shape[1]
-    over = np.full(n_channels, 1 / n_channels, x.dtype) if weight is None else weight / n_channels
-    return (x @ over)[:, None]
-
-
-def _column_sums(x: np.ndarray) -> np.ndarray:
-    """Sums over the first axis of (N, C): (C,)."""
-    return np.ones(len(x), x.dtype) @ x
+def _row_means(x: np.ndarray) -> np.ndarray:
+    """Means over the last axis of (N, C), as a column (N, 1)."""
+    return (total(x.T) / x.dtype.type(x.shape[1]))[:, None]
 
 
 # --- embedding: rows of a table --------------------------------------------------------------------
@@ -49,7 +45,7 @@ def embedding_forward(weight: np.ndarray, tokens: np.ndarray) -> Result:
 def embedding_backward(dout: np.ndarray, tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray]:
     # dweight[v] is the sum of the rows of dout at token v: a product with the one-hot matrix.
     one_hot = (tokens == np.arange(vocab_size)[:, None]).astype(dout.dtype)  # (V, N)
-    return (one_hot @ dout,)
+    return (matmul(one_hot, rounded(dout)),)
 
 
 embedding = Op(embedding_forward, embedding_backward)
@@ -60,15 +56,17 @@ embedding = Op(embedding_forward, embedding_backward)
 
 def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> Result:
     """(N, I), (O, I), optional (O,) -> (N, O)."""
-    out = x @ weight.T
+    x, weight = rounded(x, 1), rounded(weight)
+    out = matmul(x, weight.T)
     if bias is not None:
         out += bias
     return out, (x, weight, bias is not None)
 
 
 def linear_backward(dout: np.ndarray, x: np.ndarray, weight: np.ndarray, has_bias: bool) -> tuple[np.ndarray, ...]:
-    dx, dweight = dout @ weight, dout.T @ x
-    return (dx, dweight, _column_sums(dout)) if has_bias else (dx, dweight)
+    rounded_dout = rounded(dout)
+    dx, dweight = matmul(rounded_dout, weight), matmul(rounded_dout.T, rounded(x))
+    return (dx, dweight, total(dout)) if has_bias else (dx, dweight)
 
 
 linear = Op(linear_forward, linear_backward)
@@ -92,11 +90,12 @@ def layer_norm_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> R
 def layer_norm_backward(
     dout: np.ndarray, normed: np.ndarray, inv_std: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    product = dout * normed
-    dweight, dbias = _column_sums(product), _column_sums(dout)
     # With g = dout * weight: dx = inv_std * (g - mean(g) - normed * mean(g * normed)).
-    mean_g, mean_g_normed = _row_means(dout, weight), _row_means(product, weight)
+    product = dout * normed
+    dweight, dbias = total(product), total(dout)
+    product *= weight
     dx = dout * weight
+    mean_g, mean_g_normed = _row_means(dx), _row_means(product)
     dx -= mean_g
     dx -= np.multiply(normed, mean_g_normed, out=product)
     dx *= inv_std
@@ -110,14 +109,12 @@ layer_norm = Op(layer_norm_forward, layer_norm_backward)
 
 
 def gelu_forward(x: np.ndarray) -> Result:
-    """x * s with s = (1 + tanh(z)) / 2 and z = sqrt(2/pi) * (x + 0.044715 x^3), elementwise."""
+    """x * s with s = (1 + tanh(z)) / 2 = logistic(2 z) and z = sqrt(2/pi) * (x + 0.044715 x^3), elementwise."""
     square = x * x
-    s = square * x.dtype.type(GELU_SCALE * GELU_CUBIC)
-    s += x.dtype.type(GELU_SCALE)
-    s *= x
-    np.tanh(s, out=s)
-    s += 1
-    s *= x.dtype.type(0.5)
+    z2 = square * x.dtype.type(2 * GELU_SCALE * GELU_CUBIC)
+    z2 += x.dtype.type(2 * GELU_SCALE)
+    z2 *= x
+    s = logistic(z2)
     return x * s, (x, square, s)
 
 
@@ -177,13 +174,14 @@ def tied_cross_entropy_forward(hidden: np.ndarray, weight: np.ndarray, targets: 
     these rows may be one microshard. Logits are (V, N), for the same reason as the scores of attention.
     """
     rows = np.arange(len(hidden))
-    probs = weight @ hidden.T
-    probs -= probs.max(axis=0)
-    target_logits = probs[targets, rows]
-    np.exp(probs, out=probs)
-    total = probs.sum(axis=0)
-    probs /= total
-    loss = (np.log(total) - target_logits).sum() / n_targets
+    hidden, weight = rounded(hidden, 1), rounded(weight)
+    logits = matmul(weight, hidden.T)
+    logits -= logits.max(axis=0)
+    target_logits = logits[targets, rows]
+    probs = exp(logits)
+    sums = total(probs)
+    probs /= sums
+    loss = total(log(sums) - target_logits) / n_targets
     return np.full(1, loss, hidden.dtype), (hidden, weight, targets, n_targets, probs)
 
 
@@ -198,7 +196,8 @@ def tied_cross_entropy_backward(
     scale = dout / hidden.dtype.type(n_targets)  # (1,)
     dlogits = probs * scale  # (V, N)
     dlogits[targets, np.arange(len(targets))] -= scale
-    return dlogits.T @ weight, dlogits @ hidden
+    dlogits = rounded(dlogits)
+    return matmul(dlogits.T, weight), matmul(dlogits, rounded(hidden))
 
 
 tied_cross_entropy = Op(tied_cross_entropy_forward, tied_cross_entropy_backward)

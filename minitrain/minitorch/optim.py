@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from minitrain.minitorch.arithmetic import power, total
+
 
 @np.errstate(over="ignore", invalid="ignore")
 def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
     """Scale ``grads`` down, in place, to a Euclidean norm of at most ``max_norm``; returns the norm before."""
-    norm = float(np.sqrt(np.dot(grads, grads)))
+    norm = float(np.sqrt(total(grads * grads)))
     if max_norm < norm < math.inf:  # an infinite norm is the caller's to notice
         grads *= grads.dtype.type(max_norm / norm)
     return norm
@@ -40,9 +42,9 @@ class AdamW:
         # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
         weights -= self._decay * weights * dtype(lr)
         # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors.
-        rate = lr / (1 - self._beta1**self.t)
+        rate = lr / (1 - power(self._beta1, self.t))
         scaled = np.sqrt(self.v)  # will be (sqrt(v_hat) + eps) / rate
-        scaled *= dtype(1 / (rate * math.sqrt(1 - self._beta2**self.t)))
+        scaled *= dtype(1 / (rate * math.sqrt(1 - power(self._beta2, self.t))))
         scaled += dtype(self._eps / rate)
         weights -= self.m / scaled
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
+from minitrain.minitorch.arithmetic import cos_sin
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Schedule:
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
-        return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr_final + (self.lr - self.lr_final) * 0.5 * (1 + cos_sin(math.pi * progress)[0])
 
 
 @dataclass
@@ -31,5 +31,5 @@ class Scheduler:
     shape: Schedule
 
     def lr(self) -> float:
-        """The learning rate of the coming step, rounded to float32: the last bit of cos differs between C libraries."""
-        return float(np.float32(self.shape.lr_at(self.step)))
+        """The learning rate of the coming step."""
+        return self.shape.lr_at(self.step)

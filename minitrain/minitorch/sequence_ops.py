@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minitrain.minitorch.arithmetic import cos_sin, exp, log, matmul, rounded, total
 from minitrain.minitorch.ops import Result
 from minitrain.minitorch.tape import Op
 
@@ -72,36 +73,45 @@ remove_padding = Op(remove_padding_forward, remove_padding_backward)
 # --- rotary position embedding (Su et al. 2021) ----------------------------------------------------
 
 
+class Rotations(NamedTuple):
+    """Cosine and sine of the angle by which each number of q and k is turned, (T, 2C) each; those for q are divided by
+    sqrt(D), which attention then need not do with every score.
+    """
+
+    cos: np.ndarray
+    sin: np.ndarray
+
+
 def rope_rotations(
     n_positions: int, n_heads: int, head_size: int, base: float, dtype: np.typing.DTypeLike
-) -> np.ndarray:
-    """exp(i * t * base^(-2j/D)) for position t and pair j of every head, for q and then for k: complex (T, C) of the
-    precision of ``dtype``. Those for q are divided by sqrt(D), which attention then need not do with every score.
-    """
-    angles = np.arange(n_positions)[:, None] * base ** (-np.arange(0, head_size, 2) / head_size)  # (T, D/2)
-    of_a_head = np.cos(angles) + 1j * np.sin(angles)
-    of_k = np.tile(of_a_head, n_heads)
-    return np.hstack([of_k / math.sqrt(head_size), of_k]).astype(np.result_type(dtype, np.complex64))
+) -> Rotations:
+    """The angle of position t and pair j of a head is t * base^(-2j/D); both numbers of a pair have the same."""
+    rates = exp(-np.arange(0, head_size, 2) / head_size * log(np.array([base])))  # (D/2,)
+    of_a_head = cos_sin(np.arange(n_positions)[:, None] * rates)  # (T, D/2), twice
+    of_k = (np.tile(np.repeat(table, 2, axis=1), n_heads) for table in of_a_head)  # (T, C), twice
+    return Rotations(*(np.hstack([table / math.sqrt(head_size), table]).astype(dtype) for table in of_k))
 
 
-def rope_forward(qkv: np.ndarray, rotations: np.ndarray) -> Result:
-    """(B, T, 3C): each consecutive pair of q and k, read as a complex number, times its rotation."""
-    return _rotate(qkv, rotations), (rotations,)
+def rope_forward(qkv: np.ndarray, rotations: Rotations) -> Result:
+    """(B, T, 3C): each consecutive pair of numbers in q and k, read as a point of the plane, is turned."""
+    return _rotate(qkv, rotations.cos, rotations.sin), (rotations,)
 
 
-def rope_backward(dout: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray]:
-    return (_rotate(dout, rotations.conj()),)  # the transpose of a turn turns back
+def rope_backward(dout: np.ndarray, rotations: Rotations) -> tuple[np.ndarray]:
+    return (_rotate(dout, rotations.cos, -rotations.sin),)  # the transpose of a turn turns back
 
 
 rope = Op(rope_forward, rope_backward)
 
 
-def _rotate(qkv: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    out = np.empty_like(qkv)
-    T, n_pairs = qkv.shape[1], rotations.shape[1]
-    pairs, out_pairs = qkv.view(rotations.dtype), out.view(rotations.dtype)  # (B, T, 3C/2)
-    np.multiply(pairs[:, :, :n_pairs], rotations[:T], out=out_pairs[:, :, :n_pairs])
-    out_pairs[:, :, n_pairs:] = pairs[:, :, n_pairs:]  # v has no position
+def _rotate(qkv: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """(x, y) -> (x cos - y sin, y cos + x sin) for each pair of q and k; v has no position."""
+    T, n = qkv.shape[1], cos.shape[1]
+    qk, out = qkv[:, :, :n], np.empty_like(qkv)
+    out[:, :, n:] = qkv[:, :, n:]
+    turned = np.multiply(qk, cos[:T], out=out[:, :, :n])
+    turned[:, :, 0::2] -= qk[:, :, 1::2] * sin[:T, 1::2]
+    turned[:, :, 1::2] += qk[:, :, 0::2] * sin[:T, 0::2]
     return out
 
 
@@ -127,17 +137,18 @@ def attention_forward(
     shape. ``dropout_mask`` multiplies the probabilities (dropout), same shape.
     """
     B, T, _ = qkv.shape
+    qkv = rounded(qkv.reshape(B, T, 3, -1), 1, 3)  # each of q, k and v by itself, and each sequence
     heads = qkv.reshape(B, T, 3, n_heads, -1)
     q, k, v = (heads[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # each (B, H, T, D), not copied
-    probs = np.empty((T, B, n_heads, T), qkv.dtype)
-    np.matmul(k, q.swapaxes(2, 3), out=probs.transpose(1, 2, 0, 3))
-    probs += mask
-    probs -= probs.max(axis=0)
-    np.exp(probs, out=probs)
-    probs /= probs.sum(axis=0)
-    dropped = probs if dropout_mask is None else probs * dropout_mask
+    scores = np.empty((T, B, n_heads, T), qkv.dtype)
+    matmul(k, q.swapaxes(2, 3), out=scores.transpose(1, 2, 0, 3))
+    scores += mask
+    scores -= scores.max(axis=0)
+    probs = exp(scores)
+    probs /= total(probs)
+    dropped = rounded(probs if dropout_mask is None else probs * dropout_mask, 0, 3)
     out = np.empty((B, T, *heads.shape[3:]), qkv.dtype)
-    np.matmul(dropped.transpose(1, 2, 3, 0), v, out=out.transpose(0, 2, 1, 3))
+    matmul(dropped.transpose(1, 2, 3, 0), v, out=out.transpose(0, 2, 1, 3))
     return out.reshape(B, T, -1), (q, k, v, probs, dropped, dropout_mask)
 
 
@@ -153,17 +164,18 @@ def attention_backward(
     B, H, T, D = q.shape
     dqkv = np.empty((B, T, 3, H, D), dout.dtype)
     dq, dk, dv = (dqkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-    dout = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
-    np.matmul(dropped.transpose(1, 2, 0, 3), dout, out=dv)
+    dout = rounded(dout).reshape(B, T, H, D).transpose(0, 2, 1, 3)  # (B, H, T, D)
+    matmul(dropped.transpose(1, 2, 0, 3), dout, out=dv)
     dscores = np.empty_like(probs)  # (key, B, H, query)
-    np.matmul(v, dout.swapaxes(2, 3), out=dscores.transpose(1, 2, 0, 3))
+    matmul(v, dout.swapaxes(2, 3), out=dscores.transpose(1, 2, 0, 3))
     if dropout_mask is not None:
         dscores *= dropout_mask
     # Softmax: dscores = probs * (dprobs - sum over keys of dprobs * probs).
-    dscores -= (dscores * probs).sum(axis=0)
+    dscores -= total(dscores * probs)
     dscores *= probs
-    np.matmul(dscores.transpose(1, 2, 3, 0), k, out=dq)
-    np.matmul(dscores.transpose(1, 2, 0, 3), q, out=dk)
+    dscores = rounded(dscores)
+    matmul(dscores.transpose(1, 2, 3, 0), k, out=dq)
+    matmul(dscores.transpose(1, 2, 0, 3), q, out=dk)
     return (dqkv.reshape(B, T, -1),)
 
 

@@ -6,26 +6,24 @@ out. Nothing volatile is in it: no clock, host, path or git commit (those go to 
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
-from minitrain.base import files, formats, layout, numerics
+from minitrain.base import files, formats, layout
 from minitrain.base.code import code_digest
 from minitrain.dataset.read import Dataset
 from minitrain.params import ModelConfig, TrainConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # What a manifest must have for the model to be read, logged and reported.
 TYPES: dict[str, type] = {
     **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest", "model"), str),
     **dict.fromkeys(("config", "files", "metrics", "state_digests"), dict),
     **dict.fromkeys(("parameters", "step"), int),
 }
-PACKAGES = ("numpy", "safetensors")  # those whose code computes or writes the model
 
 
 def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Everything that a run is a function of: config, data, code, packages and numerics."""
+    """Everything that a run is a function of: config (the arithmetic is part of it), data and code."""
     configs = {"model": asdict(model_config), "train": asdict(config)}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -35,9 +33,6 @@ def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset)
         "data_manifest_sha256": dataset.data_manifest_sha256,
         "data": {(layout.BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
         "code_digest": code_digest("train"),
-        "requirements_lock_sha256": files.sha256_file(layout.REQUIREMENTS_LOCK),
-        "packages": {name: version(name) for name in PACKAGES},
-        "numerics": numerics.fingerprint(),
     }
 
 

@@ -1,0 +1,257 @@
+"""Exact arithmetic: the same bits from any kernel, in any order of terms, in any batch; and how far off it may be."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import TINY_MODEL, refused
+
+from minitrain.base import UserError
+from minitrain.minitorch import arithmetic, ops, sequence_ops
+from minitrain.model import MiniGPT, initial_weights
+from minitrain.scoring import token_nll
+
+ROUNDOFF = {np.float32: Fraction(1, 2**24), np.float64: Fraction(1, 2**53)}
+BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    arithmetic.use("exact")
+    yield
+    arithmetic.use("exact")
+
+
+def numbers(shape, dtype=np.float32, spread=1.0, seed=0):
+    """Numbers whose magnitudes differ by e^spread and more."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return (rng.normal(size=shape) * np.exp(spread * rng.normal(size=shape))).astype(dtype)
+
+
+def true_product(a, b):
+    return [[sum(Fraction(float(x)) * Fraction(float(y)) for x, y in zip(row, column)) for column in b.T] for row in a]  # noqa: B905
+
+
+# --- products ----------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("n_terms", [1, 3, 64, 512, 700])
+def test_a_product_is_within_its_bound(dtype, n_terms):
+    a, b = numbers((4, n_terms), dtype), numbers((n_terms, 3), dtype, seed=1)
+    if dtype == np.float32:
+        a, b = arithmetic.rounded(a, 1), arithmetic.rounded(b, 0)
+    got, exact = arithmetic.matmul(a, b), true_product(a, b)
+    for i, row in enumerate(exact):
+        for j, entry in enumerate(row):
+            largest = Fraction(float(np.abs(a[i]).max())) * Fraction(float(np.abs(b[:, j]).max()))
+            bits = 42 if n_terms <= 512 else 40
+            bound = ROUNDOFF[dtype] * abs(entry) + (dtype == np.float64) * n_terms * largest / 2**bits
+            assert abs(Fraction(float(got[i, j])) - entry) <= bound
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (0,), (0, 1)])
+def test_rounding_is_by_at_most_a_step_and_leaves_so_few_bits_that_sums_are_exact(axes):
+    x = numbers((40, 300), spread=3.0)
+    got = arithmetic.rounded(x, *axes)
+    largest = np.abs(x).max(axis=axes or None, keepdims=True)
+    exponent = np.frexp(largest)[1]  # largest < 2^exponent
+    assert (np.abs(got.astype(np.float64) - x) <= np.ldexp(0.5, exponent - 22)).all()
+    whole = np.ldexp(got.astype(np.float64), 22 - exponent)
+    assert (whole == np.round(whole)).all()
+    assert np.abs(whole).max() <= 2**22
+
+
+def test_no_order_of_the_terms_changes_a_product():
+    a, b = arithmetic.rounded(numbers((5, 300)), 1), arithmetic.rounded(numbers((300, 6), seed=1))
+    product = arithmetic.matmul(a, b)
+    for order in (np.arange(300)[::-1], np.argsort(numbers(300, seed=2))):
+        assert arithmetic.matmul(a[:, order], b[order]).tobytes() == product.tobytes()
+    added_by_python = [[np.float32(float(entry)) for entry in row] for row in true_product(a, b)]
+    assert np.array(added_by_python).tobytes() == product.tobytes()
+
+
+def test_more_products_than_512_get_fewer_bits_each():
+    x = np.full((1, 4096), np.float32(1 - 2**-24))
+    assert (arithmetic.rounded(x, 1) == 1).all()  # 20 bits
+    row = arithmetic.rounded(numbers((1, 4096)), 1)
+    assert arithmetic.matmul(row, row.T).item() == np.float32(sum(float(v) ** 2 for v in row[0]))
+
+
+# --- sums and functions ------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("n", [1, 2, 3, 64, 100])
+def test_a_total_is_within_its_bound_and_zeros_at_the_end_change_no_bit(dtype, n):
+    x = numbers((n, 4), dtype)
+    got = arithmetic.total(x)
+    for column, value in zip(x.T, got, strict=True):
+        exact = [Fraction(float(number)) for number in column]
+        assert abs(Fraction(float(value)) - sum(exact)) <= 7 * ROUNDOFF[dtype] * sum(map(abs, exact))
+    assert arithmetic.total(np.concatenate([x, np.zeros((9, 4), dtype)])).tobytes() == got.tobytes()
+
+
+@BOTH
+def test_exp_and_logistic_are_within_their_bounds(dtype):
+    x = np.linspace(-80, 70, 20001).astype(dtype)
+    exact = np.exp(x.astype(np.longdouble))
+    unit = float(ROUNDOFF[dtype])
+    assert (np.abs(arithmetic.exp(x) / exact - 1) <= (4 + 2 * np.abs(x)) * unit).all()
+    assert (np.abs(arithmetic.logistic(x) - exact / (1 + exact)) <= 4 * unit).all()
+
+
+@BOTH
+def test_log_is_within_its_bound(dtype):
+    x = np.exp(np.linspace(-80, 80, 20001)).astype(dtype)
+    exact = np.log(x.astype(np.longdouble))
+    bound = 4 * float(ROUNDOFF[dtype]) * np.maximum(1, np.abs(exact))
+    assert (np.abs(arithmetic.log(x) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("largest", [1e-3, 3.14, 31.0, 4096.0])
+def test_cosine_and_sine_are_within_their_bound(largest):
+    angles = np.linspace(-largest, largest, 2001)
+    for got, exact in zip(arithmetic.cos_sin(angles), (np.cos, np.sin), strict=True):
+        assert (np.abs(got - exact(angles.astype(np.longdouble))) <= 2e-15 * max(1, largest)).all()
+    cos, sin = arithmetic.cos_sin(largest)
+    assert (cos, sin) == tuple(table[-1] for table in arithmetic.cos_sin(angles))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 1234])
+def test_a_power_is_within_its_bound(n):
+    exact = Fraction(0.95) ** n
+    assert abs(Fraction(arithmetic.power(0.95, n)) - exact) <= max(1, n) * Fraction(2e-16) * exact
+
+
+def test_a_masked_key_weighs_exactly_nothing_and_large_numbers_stay_finite():
+    got = arithmetic.exp(np.array([-np.inf, -1e30, -88, 0, 1e30], np.float32))
+    assert got[:4].tolist() == [0, 0, 0, 1]
+    assert np.isfinite(got).all()
+    smallest, *others = arithmetic.logistic(np.array([-np.inf, 0, 200, np.inf], np.float32)).tolist()
+    assert 0 <= smallest <= 2**-103
+    assert others == [0.5, 1, 1]
+
+
+# --- a sequence scores the same bits alone, in any batch, with any padding ---------------------------
+
+
+@BOTH
+def test_a_sequence_scores_the_same_bits_in_any_batch(val_set, dtype):
+    weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1))).astype(dtype)
+    model = MiniGPT.with_weights(TINY_MODEL, weights)
+    alone = token_nll(model, val_set, batch_size=1)
+    for batch_size in (2, 3, 7):
+        assert token_nll(model, val_set, batch_size=batch_size).tobytes() == alone.tobytes()
+
+
+def test_with_one_step_of_rounding_for_a_whole_batch_it_would_not(val_set, monkeypatch):
+    for module in (ops, sequence_ops):
+        monkeypatch.setattr(module, "rounded", lambda x, *_: arithmetic.rounded(x))
+    weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1)))
+    model = MiniGPT.with_weights(TINY_MODEL, weights)
+    assert token_nll(model, val_set, batch_size=1).tobytes() != token_nll(model, val_set, batch_size=7).tobytes()
+
+
+# --- the same bits from other kernels ------------------------------------------------------------------
+
+KERNELS = (
+    {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"},
+    {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"},
+)
+# Three steps with the arithmetic as it is, and with each of its functions in turn as NumPy and its BLAS have it.
+SHORT_RUNS = """
+import hashlib, numpy as np  # before minitrain: that must not matter either
+from conftest import TINY_TRAIN, random_store
+from dataclasses import replace
+from minitrain.base.tensors import encode_tensors
+from minitrain.loop import train
+from minitrain.minitorch import arithmetic, ops, sequence_ops
+from minitrain.params import ModelConfig
+from minitrain.training.checkpoint import state_tensors
+from minitrain.training.state import initial_state
+
+model = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=1, d_ff=256, context=32)
+config = replace(TINY_TRAIN, steps=3, microshards=1)
+store = random_store(20, seed=1, vocab_size=64, longest=30)
+
+def run():
+    state = initial_state(model, config)
+    for event in train(state, store, store, model, config): pass
+    return hashlib.sha256(encode_tensors(state_tensors(state))).hexdigest()
+
+def native(function):
+    def twin(*args, **settings):
+        arithmetic.use("native")
+        try: return function(*args, **settings)
+        finally: arithmetic.use("exact")
+    return twin
+
+print("exact", run())
+for name in ("matmul", "exp", "logistic"):
+    function = getattr(arithmetic, name)
+    for module in (ops, sequence_ops): setattr(module, name, native(function))
+    print(name, run())
+    for module in (ops, sequence_ops): setattr(module, name, function)
+"""
+
+
+def test_other_kernels_give_the_same_bits_and_no_function_could_be_numpys_own(root):
+    digests = []
+    for kernels in KERNELS:
+        env = {**os.environ, **kernels, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+        result = subprocess.run(
+            [sys.executable, "-c", SHORT_RUNS], env=env, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        digests.append(dict(line.split() for line in result.stdout.splitlines()))
+    same = {name for name in digests[0] if digests[0][name] == digests[1][name]}
+    assert same == {"exact"}
+
+
+# --- a machine that does not compute as IEEE 754 says --------------------------------------------------
+
+# The control word of the SSE unit is at byte 28 of glibc's fenv_t: 0x8040 is flush-to-zero, 0x4000 rounds up.
+BROKEN = """
+import ctypes
+from minitrain.base import process
+from minitrain.minitorch import arithmetic
+
+def main():
+    libm, environment = ctypes.CDLL("libm.so.6"), ctypes.create_string_buffer(64)
+    libm.fegetenv(environment)
+    word = int.from_bytes(environment[28:32], "little") | BITS
+    environment[28:32] = word.to_bytes(4, "little")
+    libm.fesetenv(environment)
+    arithmetic.use("exact")
+
+process.run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"), [(0x8040, "very small numbers as 0"), (0x4000, "does not round to the nearest")]
+)
+def test_a_process_that_breaks_ieee_754_is_refused_by_name(root, bits, message):
+    code = BROKEN.replace("BITS", str(bits))
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert message in refused(result)
+
+
+def test_a_library_that_multiplies_in_another_way_is_refused_by_name(monkeypatch):
+    strassen_like = lambda a, b, out=None: (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float64)  # noqa: E731
+    monkeypatch.setattr(arithmetic.np, "matmul", strassen_like)
+    with pytest.raises(UserError, match="known answer"):
+        arithmetic.use("exact")
+
+
+def test_native_is_numpys_own():
+    arithmetic.use("native")
+    a, b = numbers((5, 30)), numbers((30, 6), seed=1)
+    assert arithmetic.matmul(arithmetic.rounded(a), b).tobytes() == (a @ b).tobytes()
+    assert arithmetic.exp(a).tobytes() == np.exp(a).tobytes()
+    assert arithmetic.log(np.abs(a)).tobytes() == np.log(np.abs(a)).tobytes()
+    assert arithmetic.total(a).tobytes() == a.sum(axis=0).tobytes()
