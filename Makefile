@@ -10,8 +10,8 @@
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
-#   make prove-cpus     other CPUs, a short run: 3 minutes      make prove-damage   damaged files: 3 minutes
-#   make prove-lock     another CPU, all of it: an hour         make prove-faults   a disk that fails: 4 minutes
+#   make prove-cpus     other machines, a short run: 5 min      make prove-damage   damaged files: 3 minutes
+#   make prove-lock     arm64, all of it: some hours           make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour        make prove-audit    forged results: half an hour
 
 PYTHON ?= python3
@@ -59,7 +59,7 @@ prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
 prove-lock: .venv/run
-	python -m proofs.cpus --all
+	python -m proofs.cpus --all .prove-lock
 
 ui: .venv/run
 	mlflow ui

@@ -36,9 +36,10 @@ from minitrain.params import ModelConfig, read_params
 
 FOLDER = Path("benchmarks")
 AGREEMENT = 1e-5  # relative, of the loss and of each gradient in Euclidean norm
-OURS, PEER = "numpy", "torch-eager"
+OURS, NATIVE, PEER = "numpy", "numpy-native", "torch-eager"
 LABELS = {  # of every contender
-    "numpy": "this project (NumPy)",
+    "numpy": "this project, exact",
+    "numpy-native": "this project, native",
     "torch-eager-1": "PyTorch eager, 1 thread",
     "torch-eager": "PyTorch eager, all threads",
     "torch-compile": "torch.compile",
@@ -139,7 +140,7 @@ def speed() -> None:
     rate = sgemm_rate()
     # Of PyTorch eager, the better one of 1 and all threads.
     eager = min(("torch-eager-1", "torch-eager"), key=lambda name: float(np.median(seconds[name])))
-    whole = {name: whole_run(work, name) for name in (OURS, eager, "torch-compile", "jax")}
+    whole = {name: whole_run(work, name) for name in (OURS, NATIVE, eager, "torch-compile", "jax")}
 
     batches = list(itertools.islice(work.batches(), N_BATCHES))
     lengths = np.concatenate([np.count_nonzero(batch.targets, axis=1) for batch in batches])
@@ -147,9 +148,9 @@ def speed() -> None:
     positions = sum(batch.tokens.size for batch in batches) / N_BATCHES
     products = product_flops(work.model, lengths) / N_BATCHES / rate
     median = {name: float(np.median(values)) for name, values in seconds.items()}
-    fastest = min(median.keys() - {OURS}, key=lambda name: median[name])
-    first = min(whole.keys() - {OURS}, key=lambda name: whole[name][0])
-    smallest = min(whole.keys() - {OURS}, key=lambda name: whole[name][1])
+    fastest = min(median.keys() - {OURS, NATIVE}, key=lambda name: median[name])
+    first = min(whole.keys() - {OURS, NATIVE}, key=lambda name: whole[name][0])
+    smallest = min(whole.keys() - {OURS, NATIVE}, key=lambda name: whole[name][1])
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "jax", "optax"))
     rows = []
     for name, value in median.items():
@@ -175,7 +176,9 @@ the longest row, and over {work.train.batch_size * work.model.context} in torch.
 context so as to compile once.
 Of torch.compile the model is compiled, and the optimizer is PyTorch's fused one; of JAX, the whole step.
 
-- Real tokens a second: {median[fastest] / median[OURS]:.2f} times the fastest peer ({LABELS[fastest]}).
+- Real tokens a second: {median[fastest] / median[OURS]:.2f} times the fastest peer ({LABELS[fastest]}); \
+native {median[fastest] / median[NATIVE]:.2f} times.
+- The same bits on every machine cost {median[OURS] / median[NATIVE]:.2f} times native's step.
 - Roofline: the matrix products of a step alone, at the {rate / 1e9:.0f} GFLOP/s that NumPy's sgemm reached
   in the same run on all cores, take {1e3 * products:.2f} ms: {100 * products / median[OURS]:.0f} % of ours.
 - Whole run, process start to last step: {whole[first][0] / whole[OURS][0]:.2f} times faster than the fastest peer \

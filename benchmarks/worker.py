@@ -61,6 +61,7 @@ def seconds_of_step(contender: Contender) -> float:
 
 def main() -> None:
     keep_freed_memory()  # for all: whoever takes memory from the C library gains by it
+    sys.setswitchinterval(1e-6)  # and whoever runs Python on several threads, by this
     # The variant eager of contenders/torch_.py is called torch-eager. Only what it needs is imported.
     module, _, variant = sys.argv[1].partition("-")
     build = importlib.import_module(f"benchmarks.contenders.{module}_").build

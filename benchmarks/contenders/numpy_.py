@@ -7,15 +7,17 @@ import numpy as np
 from benchmarks.workload import Contender, Work
 from minitrain.dataset.batches import DataIterator, pad
 from minitrain.loop import Step, train
+from minitrain.minitorch import arithmetic
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.training.state import initial_state
 
 
-def build(work: Work, _variant: str = "") -> Contender:
+def build(work: Work, variant: str = "") -> Contender:
     """The peers neither evaluate nor save. Nothing is saved here either, and the loop evaluates only before its first
     step, which counts as a part of that step, and after its last.
     """
+    arithmetic.use("native" if variant == "native" else "exact")
     config = dataclasses.replace(work.train, eval_every=work.train.steps)
     events = train(initial_state(work.model, config), work.store, work.store, work.model, config)
     steps = (event for event in events if isinstance(event, Step))
