@@ -142,7 +142,7 @@ def test_a_run_that_fails_in_the_clone_and_a_folder_without_git_are_one_clear_li
 def test_the_clones_run_starts_with_nothing_of_an_earlier_run_and_of_the_users_settings(here, tmp_path):
     """Else a commit with results, checkpoints or a cache of its own, or a shell that names some, could pass them on."""
     for name in ("checkpoints/run/step.safetensors", ".venv/run", "stages/__pycache__/train.pyc", "elsewhere/cache"):
-        (here / name).parent.mkdir(parents=True)
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).touch()
     (here / ".dvc/config").write_text(f"[cache]\n    dir = {here}/elsewhere\n")
     script = """

@@ -12,7 +12,16 @@ from minitrain.base import layout
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 # What a run leaves, and what the reader or DVC makes: not in a fresh clone.
-LEFT_BY_RUNS = ("models", "checkpoints", "data/batches", ".venv", ".dvc/tmp/rwlock", "PHASE_18_REPORT.md", "mlflow.db")
+LEFT_BY_RUNS = (
+    ".dvc/cache",
+    "models",
+    "checkpoints",
+    "data/batches",
+    ".venv",
+    ".dvc/tmp/rwlock",
+    "PHASE_18_REPORT.md",
+    "mlflow.db",
+)
 YOURS = ("data/my-shards", "data/MY-MANIFEST.json")
 
 

@@ -57,6 +57,6 @@ def test_what_a_shell_may_have_set_does_not_reach_what_make_runs(root, tmp_path)
         f"include {root}/Makefile\nshow:\n\t@echo [$$PYTHONSAFEPATH$$DVC_EXP_BASELINE_REV]\n"
     )
     env = {**os.environ, "PYTHONSAFEPATH": "1", "DVC_EXP_BASELINE_REV": "HEAD"}
-    command = ["make", "-f", tmp_path / "show.mk", "show"]
+    command = ["make", "--no-print-directory", "-f", tmp_path / "show.mk", "show"]
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

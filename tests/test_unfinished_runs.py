@@ -33,7 +33,7 @@ train.main()
 
 def killed_training(project: Path) -> str:
     """What a training prints that is killed at step 5, after its checkpoint of step 0."""
-    command = [sys.executable, "-c", KILLED_AT_STEP_5]
+    command = [sys.executable, "-u", "-c", KILLED_AT_STEP_5]
     killed = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert killed.returncode == 9, killed.stderr
     return killed.stdout
