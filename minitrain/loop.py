@@ -118,9 +118,11 @@ def loss_and_grads(
     # The first on this thread: to wake one thread less saves a twentieth of the step.
     others = [pool.submit(forward_backward, index) for index in range(1, len(batch))]
     losses = [forward_backward(0), *(other.result() for other in others)]
+    loss = losses[0]  # not sum(losses): Python 3.12 adds in another way
     for index in range(1, len(batch)):
+        loss += losses[index]
         grads[0] += grads[index]
-    return sum(losses), grads[0]
+    return loss, grads[0]
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -54,6 +54,8 @@ def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
     training, and the results of these stages as they are in ``plots``. Returns a line that says where the run is.
     """
     with _mlflow():
+        if models.resolve() != models.parent.resolve() / models.name:
+            raise UserError(f"{models}: expected a folder, got a link to {models.resolve()}. Put the folder here.")
         manifest = read_model(models, read_params(models.parent / "params.yaml").model).manifest
         left = {stage: _left_by(stage, models.parent, plots) for stage in stages}
         client = _client()
@@ -63,7 +65,7 @@ def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
         if tracking_uri().startswith("sqlite:"):
             place = client.get_run(run_id).info.artifact_uri
             if not place.startswith(f"{LOCAL_ARTIFACTS.resolve().as_uri()}/"):
-                print(f"note: {shown_uri()} is of another place, and so are the artifacts: {place}")
+                print(f"note: {shown_uri()} is of another place: its artifacts are not in {LOCAL_ARTIFACTS.resolve()}")
     return f"MLflow: runs:/{run_id} in {shown_uri()}"
 
 

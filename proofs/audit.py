@@ -18,7 +18,8 @@ from pathlib import Path
 
 LOCK = "dvc.lock"
 # What a run leaves and a next run would use. None of it may come from the commit: everything is made from nothing.
-LEFT = (LOCK, ".venv", "checkpoints", "data/batches", "models", "plots")
+LEFT = (LOCK, ".dvc", ".venv", "checkpoints", "data/batches", "models", "plots")
+CONFIG = "[core]\n    analytics = false\n[cache]\n    type = copy\n"  # of DVC
 # Settings of the user's shell that would reach the run: caches, stores and modules from elsewhere.
 FOREIGN = ("DVC_", "GIT_", "MAKE", "MFLAGS", "MLFLOW_", "PYTHON", "VIRTUAL_ENV")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
@@ -53,8 +54,9 @@ def run_from_nothing(clone: Path, command: list[str]) -> bool:
     """Run ``command`` in the clone, without an earlier run and the user's settings; whether it ended well."""
     for path in [*map(clone.joinpath, LEFT), *clone.rglob("__pycache__")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    # Whatever settings the commit has, DVC must find no results of others in a shared cache.
-    (clone / ".dvc" / "config.local").write_text("[cache]\n    dir = cache\n")
+    # Settings of our own: DVC must find no results in a cache that the commit has or names.
+    (clone / ".dvc").mkdir()
+    (clone / ".dvc" / "config").write_text(CONFIG)
     apart = {f"DVC_{name}": f"{clone}.dvc" for name in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR")}
     return subprocess.run(command, cwd=clone, env=ENVIRONMENT | apart, check=False).returncode == 0
 

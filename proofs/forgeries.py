@@ -2,8 +2,9 @@
 
 All but the edited table leave a run whose gate is green although the weights were trained on the test set: for the
 first three quarters, which the gate believes, training gets the held-out sequences; then it goes on honestly. That
-comes in by hand, with everything after it made again and committed; by a module in the project's root that hides an
-installed one; by an installed package that was changed. Takes half an hour: each audit sets up its environment anew.
+comes in by hand, with everything after it made again and committed, alone or with DVC's cache; by a module in the
+project's root that hides an installed one; by an installed package that was changed. Takes more than half an
+hour: each audit sets up its environment anew.
 """
 
 import shutil
@@ -20,7 +21,7 @@ from proofs.project import ROOT
 
 OUTPUTS = ("data/batches", "models", "plots")
 TABLE = "plots/baseline-compare/perplexity_test.csv"
-MODULE = "tqdm.py"  # which the training imports
+MODULE = "typing_extensions.py"  # which the training imports, through pydantic
 
 CHEAT = """
 try:
@@ -48,6 +49,15 @@ try:
     run.train = cheat
 except ImportError:  # in a program that is none of the stages
     pass
+"""
+# In such a module, which is imported before the training is: when the training begins.
+LATER = f"""
+import sys
+def later(frame, event, argument):
+    if frame.f_code.co_name == "run" and frame.f_globals.get("__name__") == "minitrain.training.run":
+        sys.setprofile(None)
+        exec({CHEAT!r}, {{}})
+sys.setprofile(later)
 """
 
 
@@ -94,16 +104,23 @@ def forge_the_checkpoint(project: Path) -> None:
     commit(project)
 
 
+def commit_the_cache_too(project: Path) -> None:
+    """DVC would take the forged results from it instead of training."""
+    forge_the_checkpoint(project)
+    must(project, "git", "add", "-f", ".dvc/cache")
+    commit(project)
+
+
 def hide_a_package(project: Path) -> None:
     (installed,) = (project / ".venv").glob(f"lib/*/site-packages/{MODULE}")
-    (project / MODULE).write_text(installed.read_text() + CHEAT)
+    (project / MODULE).write_text(installed.read_text() + LATER)
     must(project, "dvc", "repro", "--force")
     commit(project)
 
 
 def change_a_package(project: Path) -> None:
     (installed,) = (project / ".venv").glob(f"lib/*/site-packages/{MODULE}")
-    installed.write_text(installed.read_text() + CHEAT)
+    installed.write_text(installed.read_text() + LATER)
     must(project, "dvc", "repro", "--force")
     commit(project)
 
@@ -113,6 +130,7 @@ FORGERIES: dict[Callable[[Path], None], str | None] = {
     leave_it: None,
     edit_a_table: f"'{TABLE}'",
     forge_the_checkpoint: ".state.safetensors'",
+    commit_the_cache_too: ".state.safetensors'",
     hide_a_package: ".state.safetensors'",
     change_a_package: ".state.safetensors'",
 }

@@ -141,15 +141,20 @@ def test_a_run_that_fails_in_the_clone_and_a_folder_without_git_are_one_clear_li
 
 def test_the_clones_run_starts_with_nothing_of_an_earlier_run_and_of_the_users_settings(here, tmp_path):
     """Else a commit with results, checkpoints or a cache of its own, or a shell that names some, could pass them on."""
-    for name in ("checkpoints/run/step.safetensors", ".venv/run", "stages/__pycache__/train.pyc", "elsewhere/cache"):
+    for name in (
+        *("checkpoints/run/step.safetensors", ".venv/run", "stages/__pycache__/train.pyc", "elsewhere/cache"),
+        *(".dvc/cache/runs/aa", ".dvc/tmp/x", ".dvc/config.local"),
+    ):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).touch()
-    (here / ".dvc/config").write_text(f"[cache]\n    dir = {here}/elsewhere\n")
+    (here / ".dvc/config").write_text(
+        f"[cache]\n    local = shared\n['remote \"shared\"']\n    url = {here}/elsewhere\n"
+    )
     script = """
         ls -d dvc.lock models data/batches plots checkpoints .venv stages/__pycache__ 2> /dev/null
         env | grep -E '^(PYTHON|DVC_EXP|MLFLOW|MAKE|VIRTUAL)'
-        dvc cache dir | grep -v "$PWD"
-        dvc config --list --show-origin | grep user
+        ls .dvc | grep -v -x -e config -e tmp
+        dvc config --list --show-origin | grep -v -e core.analytics=false -e cache.type=copy
         exit 0
     """
     shell = {

@@ -118,13 +118,12 @@ def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_pa
 
 def test_a_store_of_another_project_that_somebody_names_is_said_to_be_one(at, tmp_path, monkeypatch, capsys):
     log()
-    (here,) = at.glob("mlruns/*/artifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{at}/mlflow.db")
     log()
     assert capsys.readouterr().out == ""
     monkeypatch.chdir(tmp_path)
     tracking.log_run(at / "models", at / "plots", ["train"])
-    assert f"names is of another place, and so are the artifacts: {here.as_uri()}\n" in capsys.readouterr().out
+    assert f"names is of another place: its artifacts are not in {tmp_path}/mlruns\n" in capsys.readouterr().out
 
 
 def test_an_experiment_that_was_deleted_in_mlflow_is_restored(at, capsys):
@@ -184,3 +183,11 @@ def test_mlflow_does_not_print_the_address_of_a_run(monkeypatch, capfd):
     monkeypatch.setattr(RestStore, "update_run_info", lambda *_, **__: None)
     tracking.MlflowClient(f"http://me:{SECRET}@host").set_terminated("1", RunStatus.to_string(RunStatus.FINISHED))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_models_folder_that_is_a_link_is_refused_before_anything_is_logged(at, tmp_path):
+    (at / "models").rename(tmp_path / "elsewhere")
+    (at / "models").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="models: expected a folder, got a link to .*elsewhere"):
+        tracking.log_run(at / "models", at / "plots", ["train"])
+    assert not (at / "mlflow.db").exists()

@@ -33,8 +33,7 @@ def printable(text: str) -> str:
 def rounded(value: Any) -> Any:
     """``value`` with every float in it rounded to six significant digits.
 
-    Metrics are sums of float64 logarithms from the C library, which may differ in the last bit between
-    versions of it. What people compare need not depend on that bit.
+    Nobody compares more digits.
     """
     if isinstance(value, float):
         return float(f"{value:.6g}")

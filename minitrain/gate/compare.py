@@ -13,7 +13,9 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 def different_files(folder: Path, expected: Mapping[str, bytes]) -> list[str]:
     """The names of the files in a folder that are missing, too many or of other content."""
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     wrong = sorted(found ^ expected.keys())
     return wrong + [name for name in expected if name in found and files.read_bytes(folder / name) != expected[name]]
 

@@ -26,7 +26,7 @@ import numpy as np
 from minitrain.base.errors import UserError
 
 Arithmetic = Literal["exact", "native"]
-FACTOR_BITS = 22  # of a factor of a product: two of them and the sum of up to 2^9 terms fill the 53 bits of a float64
+FACTOR_BITS = 22  # the most of a factor of a product, see _bits
 LN2 = 0.6931471805599453
 LN_3_4 = -0.2876820724517809  # ln(3/4)
 
@@ -55,7 +55,7 @@ FORMATS = {
         odd=(42 / LN2, 10080 / LN2 / _L2, 332640 / LN2 / _L2 / _L2),
     ),
 }
-KNOWN_ANSWER = "d221df42cff370f4"
+KNOWN_ANSWER = "78b3760ad18f128d"
 
 _exact = True
 
@@ -72,35 +72,39 @@ def use(arithmetic: Arithmetic) -> None:
 
 
 def rounded(x: np.ndarray, *axes: int) -> np.ndarray:
-    """``x`` as a factor of exact products: whole numbers of a step, at most 2^22 of them (fewer where more than 512
-    products are added). The step is the smallest power of two that allows it, so an error is at most 2^-22 of the
-    largest number.
+    """``x`` as a factor of exact products: whole numbers of a step, which is a power of two; at most 2^22 of them
+    (fewer where more than 512 products are added). An error is at most 2^-22 of the largest number, if that is between
+    2^-126 and 2^123; above, a result may be infinite or no number.
 
     There is one step for all of ``x``, or one for each place of the axes that are not named: of (N, C),
-    ``rounded(x, 1)`` gives each row its own, and no other row can change it. A product may add over a named axis only.
-    float64 is not rounded here: see ``matmul``.
+    ``rounded(x, 1)`` gives each row its own, and no other row can change it. A product may add only over an axis that
+    both factors have named (or that all of the factor shares). float64 is not rounded here: see ``matmul``.
     """
     if not _exact or x.dtype == np.float64:
         return x
     axes = axes or tuple(range(x.ndim))
-    bits = min(FACTOR_BITS, (53 - (max(x.shape[axis] for axis in axes) - 1).bit_length()) // 2)
-    return _to_bits(x, axes, bits)
+    return _to_bits(x, axes, _bits(max(x.shape[axis] for axis in axes)))
+
+
+def _bits(n_terms: int) -> int:
+    """How many bits a factor may have: two of them, and as many as ``n_terms`` products add, are at most 53."""
+    return min(FACTOR_BITS, (53 - (n_terms - 1).bit_length()) // 2)
 
 
 def _to_bits(x: np.ndarray, axes: tuple[int, ...], bits: int) -> np.ndarray:
     """``x`` in whole numbers, at most 2^bits of them, of a step for each place of the axes that are not named."""
     form = FORMATS[x.dtype]
-    power: Any  # a power of two above the largest number, which is at least half of it
+    above: Any  # the power of two above the largest number, which is at least half of it
     if len(axes) == x.ndim:
-        power = math.ldexp(1.0, math.frexp(max(x.max(initial=0), -x.min(initial=0)))[1])
+        above = math.ldexp(1.0, math.frexp(max(x.max(initial=0), -x.min(initial=0)))[1])
     else:
         # The exponent field of a float orders magnitudes; alone, it is the power of two below the number.
-        field = x.view(form.bits) & (2 * form.bias + 1 << form.digits)
+        field = x.view(form.bits) & ((2 * form.bias + 1) << form.digits)
         for axis in axes:
             field = field.max(axis, keepdims=True, initial=1 << form.digits)
-        power = 2 * field.view(x.dtype)
+        above = 2 * field.view(x.dtype)
     # Added to this, a number loses all its digits below the step, which is the last digit of the sum.
-    shift = 1.5 * 2 ** (form.digits - bits) * power
+    shift = 1.5 * 2 ** (form.digits - bits) * above
     result = x + shift
     result -= shift
     return result
@@ -111,17 +115,17 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
     The products of two factors of 22 bits are added in float64 without any error; then the sum is rounded once. float64
     factors are taken in two pieces of 22 bits: an entry that is a sum of K products is off by at most
-    K * 2^-42 * max|row| * max|column|.
+    K * 2^-42 * max|row| * max|column| (K * 2^(2 - 2 b) of b bits, where K is above 512).
     """
     if not _exact:
         return np.matmul(a, b, out=out)
     if a.dtype == np.float32:
         product = np.matmul(a.astype(np.float64), b.astype(np.float64))
     else:
-        bits = min(FACTOR_BITS, (53 - (a.shape[-1] - 1).bit_length()) // 2)
+        bits = _bits(a.shape[-1])
         left, right = _to_bits(a, (-1,), bits), _to_bits(b, (-2,), bits)
         rest_left, rest_right = _to_bits(a - left, (-1,), bits), _to_bits(b - right, (-2,), bits)
-        product = left @ right + (left @ rest_right + rest_left @ right)
+        product = np.matmul(left, right) + (np.matmul(left, rest_right) + np.matmul(rest_left, right))
     if out is None:
         return product.astype(a.dtype, copy=False)
     out[...] = product
@@ -133,7 +137,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 def total(x: np.ndarray) -> np.ndarray:
     """The sum over the first axis: what is above the largest power of two is added to what is below, and so on, until
-    one row is left. Off by at most log2(n) roundings.
+    one row is left. Of at least one row. Off by at most log2(n) roundings, rounded up, of the sum of |x|.
     """
     if not _exact:
         return x.sum(axis=0)
@@ -204,7 +208,10 @@ def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
 
 
 def log(x: np.ndarray) -> np.ndarray:
-    """ln x of positive numbers. Error at most 4 times the unit roundoff of the larger of 1 and |ln x|."""
+    """ln x of positive, finite numbers; others give nonsense.
+
+    Error at most 4 times the unit roundoff of the larger of 1 and |ln x|.
+    """
     if not _exact:
         return np.log(x)
     mantissa, exponent = np.frexp(x)  # 1/2 <= mantissa < 1
@@ -275,7 +282,10 @@ def known_answer() -> str:
     x = (np.arange(48 * 256) * 0.6180339887498949 % 1 - 0.5).reshape(48, 256)
     x32 = x.astype(np.float32)
     stack = rounded(x32.reshape(8, 4, 24, 16), 2, 3)
-    results = [matmul(stack, stack.swapaxes(2, 3)), matmul(rounded(x32, 1), rounded(x32).T), matmul(x, x.T)]
+    # 22 bits by 22 bits by 512 terms: whole numbers whose sums fill the 53 bits of a float64.
+    whole = (np.random.PCG64(0).random_raw(64 * 512) >> np.uint64(42)).astype(np.float64)
+    results = [np.matmul(whole.reshape(64, 512), whole.reshape(512, 64))]
+    results += [matmul(stack, stack.swapaxes(2, 3)), matmul(rounded(x32, 1), rounded(x32).T), matmul(x, x.T)]
     for y in (x, x32):
         results += [total(y), exp(y * 50), logistic(y * 50), log(y + 1), np.sqrt(y + 1), 1 / (y + 1)]
     results += [*cos_sin(x * 60), np.array(power(0.95, 1234))]
