@@ -3,17 +3,14 @@
 Needs ``apt-get`` and ``dpkg`` (Debian, Ubuntu), but not root: packages are downloaded and unpacked, not installed.
 """
 
-import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from minitrain.base import UserError
-from proofs.project import ROOT
+from minitrain.gate import packages
 
 DEBS = (
     *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
@@ -65,13 +62,7 @@ def _unpack_debs(folder: Path, system: Path) -> None:
 
 
 def _unpack_wheels(folder: Path, site: Path) -> None:
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    locked = [Requirement(line.rstrip("\\ ")) for line in lines if re.match(r"[\w.-]+==", line)]
-    wanted = [
-        f"{package.name}{package.specifier}"
-        for package in locked
-        if package.name in PACKAGES and (package.marker is None or package.marker.evaluate(PYTHON))
-    ]
+    wanted = [f"{package.name}{package.specifier}" for package in packages.locked(PYTHON) if package.name in PACKAGES]
     platforms = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (17, 27, 28)]
     options = ["--only-binary=:all:", "--no-deps", "--python-version=3.11", f"--dest={folder / 'wheels'}", *platforms]
     _run(sys.executable, "-m", "pip", "download", "--quiet", *options, *wanted, cwd=folder)
