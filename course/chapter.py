@@ -1,0 +1,91 @@
+"""Writes the chapter of the loop, ``docs/course/4-loop.md``: ``python -m course.chapter``.
+
+From the code, the reasons in ``course/reasons.md`` and what ``course/explain.py`` saw. With ``--check`` nothing is
+written; it fails when a line has no reason, when the code is not the code that was broken, or when the page is stale.
+"""
+
+import argparse
+import ast
+import json
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from course import mutants
+from course.explain import ENGINE, SEEN, all_sections, check, name
+from course.reasons import LEFT_OUT, ROOT, Line, Section
+from minitrain.base import UserError, files, process
+
+PAGE = ROOT / "docs" / "course" / "4-loop.md"
+
+BEGIN = """# 4. The loop, line by line
+
+<!-- Written by `python -m course.chapter`. To change it: course/reasons.md, then `make explain`. -->
+
+This chapter goes through the code of a run in the order in which it works: the first state, the loop, and what the
+loop calls. For each line it says why it is there. Then comes what happens when the line is left out, or replaced by a
+wrong twin. "Seen" is what a training of 60 steps shows, which is stopped and resumed once. "Test" is the first test
+that went red. `make explain` does it all again.
+
+"NameError" means: a later line uses the name. Such a line cannot be forgotten without being told.
+"""
+
+
+def code(section: Section) -> str:
+    """The function without its docstring."""
+    source = (ROOT / section.file).read_text()
+    function = mutants.functions(ast.parse(source))[section.function]
+    start = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)]) - 1
+    lines = source.splitlines()[start : function.end_lineno]
+    if ast.get_docstring(function):
+        docstring = function.body[0]
+        del lines[docstring.lineno - 1 - start : (docstring.end_lineno or start) - start]
+    text = textwrap.dedent("\n".join(lines))
+    return f"```python\n{text}\n```"
+
+
+def what_was_seen(line: Line, rows: Sequence[Sequence[str]]) -> str:
+    """A list: each change, what it shows, and the test."""
+    items = []
+    for _, change, test, shown in rows:
+        broken = "Left out" if change == LEFT_OUT else f"Instead `{change}`"
+        seen = f" Seen: {shown}." if shown else " Seen: nothing in 60 steps."
+        items.append(f"- {broken}.{seen} {f'Test: `{test}`.' if test else f'No test: {line.same[change]}'}")
+    return "\n".join(items)
+
+
+def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
+    """The chapter."""
+    parts = [BEGIN]
+    for section in sections:
+        if section.file in ENGINE:
+            continue
+        parts.append(f"### `{section.function}` in {section.file}" if section.file else f"## {section.heading}")
+        parts.append(section.text.strip())
+        if section.file:
+            parts.append(code(section))
+        rows = iter(seen.get(name(section), {}).get("changes", []))
+        for line in section.lines:
+            if not line.why:
+                raise UserError(f"course/reasons.md: {name(section)}: no reason for the line {line.statement.line!r}")
+            parts += [
+                f"**`{line.statement.line.split('  #')[0]}`**{line.why}",
+                what_was_seen(line, [next(rows) for _ in line.changes]),
+            ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m course.chapter")
+    parser.add_argument("--check", action="store_true", help="only fail when the page is not what it should be")
+    sections, seen = all_sections(), json.loads(SEEN.read_text())
+    check(sections, seen)
+    text = page(sections, seen).encode()
+    if not parser.parse_args().check:
+        files.write_bytes(PAGE, text)
+    elif PAGE.read_bytes() != text:
+        raise UserError(f"{PAGE.relative_to(ROOT)} is stale. Write it again: python -m course.chapter")
+
+
+if __name__ == "__main__":
+    process.run_command(main)
