@@ -6,13 +6,12 @@ written; it fails when a line has no reason, when the code is not the code that 
 
 import argparse
 import ast
-import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from course import mutants
-from course.explain import ENGINE, SEEN, all_sections, check, name
+from course.explain import ENGINE, all_sections, check, name, read_seen
 from course.reasons import LEFT_OUT, ROOT, Line, Section
 from minitrain.base import UserError, files, process
 
@@ -78,7 +77,7 @@ def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m course.chapter")
     parser.add_argument("--check", action="store_true", help="only fail when the page is not what it should be")
-    sections, seen = all_sections(), json.loads(SEEN.read_text())
+    sections, seen = all_sections(), read_seen()
     check(sections, seen)
     text = page(sections, seen).encode()
     if not parser.parse_args().check:

@@ -150,6 +150,12 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
     return seen
 
 
+def read_seen() -> dict[str, Any]:
+    """What was seen before, as ``observe`` gives it."""
+    seen: dict[str, Any] = json.loads(SEEN.read_text()) if SEEN.exists() else {}
+    return seen
+
+
 def name(section: Section) -> str:
     return f"{section.file} {section.function}"
 
@@ -181,10 +187,10 @@ def main() -> None:
     chosen = parser.parse_args().files or [*EXPLAINED, *ENGINE]
     sections = all_sections()
     seen = observe([section for section in sections if section.file in chosen])
-    before = json.loads(SEEN.read_text()) if SEEN.exists() else {}
+    before = read_seen()
     functions = [name(section) for section in sections if section.lines]
     SEEN.write_bytes(formats.json_bytes({key: (before | seen).get(key, {}) for key in functions}))
-    check(sections, json.loads(SEEN.read_text()))
+    check(sections, read_seen())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""The course: code is broken where it is said to be, what was seen is seen again, and no page is stale."""
+
+import ast
+import os
+
+import pytest
+from conftest import run_python
+
+from course import chapter, explain, mutants, reasons
+from minitrain.base.errors import UserError
+
+SOURCE = '''
+class Thing:
+    @decorated
+    def method(self, x):
+        """Docs."""
+        if x < 1:
+            return 1
+        elif x < 2:  # a comment
+            # another one
+            x += 1
+        for i in range(3):
+            match x:
+                case 1:
+                    x = (
+                        2
+                    )
+                case _:
+                    pass
+
+        def inner(y):
+            return y
+
+        return x
+'''
+LINES = [
+    "@decorated",
+    "if x < 1:",
+    "return 1",
+    "elif x < 2:  # a comment",
+    "x += 1",
+    "for i in range(3):",
+    "match x:",
+    "x = (",
+    "return y",
+    "return x",
+]
+
+
+def test_every_statement_of_a_function_has_its_turn():
+    statements = mutants.statements(SOURCE, "Thing.method")
+    assert [statement.line for statement in statements] == LINES
+    assert statements[7].code.count("\n") == 2  # all of a long statement, of a compound one the head
+    assert statements[5].code.strip() == "for i in range(3):"
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "old", "new"),
+    [
+        ("@decorated", "", "    @decorated\n", ""),
+        ("if x < 1:", mutants.ALWAYS, "if x < 1:", "if True:"),
+        ("elif x < 2:  # a comment", "elif x <= 2:", "elif x < 2:", "elif x <= 2:"),
+        ("elif x < 2:  # a comment", "", "elif x < 2:\n            x += 1", "else:\n            pass"),
+        ("x += 1", "", "x += 1", "pass"),
+        ("x += 1", "x += 2", "x += 1", "x += 2"),
+        ("return y", "", "return y", "pass"),
+    ],
+)
+def test_one_change_changes_one_statement(line, instead, old, new):
+    right = ast.unparse(mutants.without_docstrings(ast.parse(SOURCE)))
+    assert right.count(old) == 1
+    assert mutants.mutated(SOURCE, "Thing.method", LINES.index(line), instead) == right.replace(old, new)
+
+
+def test_a_reason_for_a_line_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    text = reasons.REASONS.read_text().replace("- `ids = np.zeros", "- `ids = np.ones", 1)
+    monkeypatch.setattr(reasons, "REASONS", tmp_path / "reasons.md")
+    reasons.REASONS.write_text(text)
+    with pytest.raises(UserError, match=r"reasons.md:\d+: DataIterator.next_ids has no such line here: `ids = np.ones"):
+        reasons.read_reasons()
+
+
+@pytest.fixture(scope="module")
+def sections():
+    return explain.all_sections()
+
+
+@pytest.fixture
+def seen():
+    return explain.read_seen()
+
+
+def test_the_chapter_is_what_the_code_the_reasons_and_the_changes_say(sections, seen):
+    explain.check(sections, seen)
+    assert chapter.page(sections, seen) == chapter.PAGE.read_text()
+
+
+def test_what_nobody_notices_is_said(sections, seen):
+    """The negative control of the check: a survivor, an argument that does not hold, code that was never broken."""
+    (section,) = (section for section in sections if section.function == "Scheduler.lr")
+    changes = seen[explain.name(section)]["changes"]
+    noticed, changes[0][2] = changes[0][2], ""
+    with pytest.raises(UserError, match=r"Scheduler.lr: `return self.shape.*`, left out: no test goes red"):
+        explain.check(sections, seen)
+    changes[0][2] = noticed
+    seen[explain.name(section)]["code"] = "of another function"
+    with pytest.raises(
+        UserError, match=r"Scheduler.lr has changed: python -m course.explain minitrain/minitorch/sched"
+    ):
+        explain.check(sections, seen)
+
+
+def test_what_was_seen_of_one_function_is_seen_again(sections, seen):
+    """``make explain`` in short."""
+    chosen = [section for section in sections if section.function == "Scheduler.lr"]
+    assert explain.observe(chosen) == {explain.name(chosen[0]): seen[explain.name(chosen[0])]}
+
+
+def test_what_a_run_loses_with_each_part_of_its_state_is_seen_again(ran, root):
+    result = run_python(ran, "-m", "course.state", "--check", PYTHONPATH=os.fspath(root))
+    assert (result.returncode, result.stderr) == (0, "")
