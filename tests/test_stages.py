@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from course import plain
 from minitrain.base import files
 from minitrain.base.layout import STAGES
 from proofs.project import SHORT, copy_project, set_params, tree
@@ -52,6 +53,14 @@ def test_drift_is_measured_at_every_layer(ran):
             assert sum(map(int, flips)) == of_mode["argmax_flips"]
     fp16, bf16 = (metrics[name]["weights"]["layers"]["logits"]["relative_l2"] for name in ("fp16", "bf16"))
     assert fp16 < bf16
+
+
+def test_the_plain_twin_of_the_course_learns_on_what_the_first_stage_leaves(ran, monkeypatch, capsys):
+    monkeypatch.chdir(ran[0])
+    plain.main()
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(losses) == 5
+    assert losses == sorted(losses, reverse=True)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
