@@ -1,4 +1,4 @@
-"""AdamW, clipping and the schedule against plain formulas."""
+"""AdamW against the plain twin; clipping and the schedule against plain formulas."""
 
 import math
 
@@ -6,24 +6,22 @@ import numpy as np
 import pytest
 from conftest import TINY_TRAIN  # betas 0.9 and 0.95, eps 1e-8, decay 0.1
 
+from course.plain import adamw
 from minitrain.minitorch.optim import clip_by_global_norm, new_optimizer
 from minitrain.minitorch.schedule import Schedule, Scheduler
 
 
 def test_adamw_is_algorithm_2_of_the_paper():
-    n = 40
-    weights, is_matrix = np.linspace(-1, 1, n), np.arange(n) % 2.0
-    expected, m, v = weights.copy(), np.zeros(n), np.zeros(n)
+    matrix, vector = np.linspace(-1, 1, 40).reshape(8, 5), np.linspace(-1, 1, 7)  # a vector does not decay
+    weights, is_matrix = np.concatenate([matrix.ravel(), vector]), np.repeat([1.0, 0.0], [40, 7])
     optimizer = new_optimizer(TINY_TRAIN, weights, is_matrix)
-    for t, g in enumerate(np.random.Generator(np.random.PCG64(0)).normal(size=(25, n)), start=1):
+    of_matrix, of_vector = (matrix, 0.0, 0.0), (vector, 0.0, 0.0)  # theta, m, v
+    for t, g in enumerate(np.random.Generator(np.random.PCG64(0)).normal(size=(25, 47)), start=1):
         optimizer.update(weights, g, 0.01)
-        m = 0.9 * m + 0.1 * g
-        v = 0.95 * v + 0.05 * g**2
-        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
-        expected = expected - 0.01 * (m_hat / (np.sqrt(v_hat) + 1e-8) + 0.1 * is_matrix * expected)
-    np.testing.assert_allclose(weights, expected, rtol=1e-12)
-    np.testing.assert_allclose(optimizer.m, m, rtol=1e-12)
-    np.testing.assert_allclose(optimizer.v, v, rtol=1e-12)
+        of_matrix = adamw(of_matrix[0], g[:40].reshape(8, 5), *of_matrix[1:], 0.01, t, TINY_TRAIN)
+        of_vector = adamw(of_vector[0], g[40:], *of_vector[1:], 0.01, t, TINY_TRAIN)
+    for got, *expected in zip((weights, optimizer.m, optimizer.v), of_matrix, of_vector, strict=True):
+        np.testing.assert_allclose(got, np.concatenate(expected, axis=None), rtol=1e-12)
     assert optimizer.t == 25
 
 
@@ -45,6 +43,7 @@ def test_clipping_scales_to_the_norm_and_returns_the_one_before(max_norm, clippe
         (100, 2000, 100, 3e-3),
         (100, 2000, 575, 3e-4 + 2.7e-3 * (2 + math.sqrt(2)) / 4),  # a quarter of half a cosine down
         (100, 2000, 1050, 1.65e-3),
+        (100, 2000, 1999, 3e-4 + 2.7e-3 * (1 - math.cos(math.pi / 1900)) / 2),  # the last step: almost there
         (100, 2000, 2000, 3e-4),
         (100, 2000, 9999, 3e-4),
         (0, 10, 0, 3e-3),

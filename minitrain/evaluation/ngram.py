@@ -27,7 +27,10 @@ def grams(store: TokenStore, n: int) -> Iterator[Gram]:
 
 
 def add_alpha_nll(train: TokenStore, store: TokenStore, n: int, alpha: float, vocab_size: int) -> np.ndarray:
-    """-log p of each target, in nats: p = (count(context, token) + alpha) / (count(context) + alpha * V)."""
+    """-log p of each target, in nats: p = (count(context, token) + alpha) / (count(context) + alpha * V).
+
+    Chen & Goodman 1999, section 2.1.
+    """
     counts = Counter(grams(train, n))
     contexts: Counter[Gram] = Counter()
     for gram, count in counts.items():
@@ -37,7 +40,7 @@ def add_alpha_nll(train: TokenStore, store: TokenStore, n: int, alpha: float, vo
 
 
 def kneser_ney_nll(train: TokenStore, store: TokenStore, n: int, discount: float, vocab_size: int) -> np.ndarray:
-    """-log p of each target, in nats, by interpolated Kneser-Ney (Chen & Goodman 1999, equation 4.33).
+    """-log p of each target, in nats, by interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
 
     The highest order counts occurrences; each lower order counts in how many contexts a gram has been
     seen (its continuations); what the discount takes from the seen goes to the next lower order, and

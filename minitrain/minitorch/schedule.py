@@ -8,7 +8,9 @@ from minitrain.minitorch.arithmetic import cos_sin
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up over ``warmup_steps`` to ``lr``, then half a cosine down to ``lr_final`` at ``steps``."""
+    """Linear warm-up over ``warmup_steps`` to ``lr`` (Goyal et al. 2017, section 2.2), then half a cosine down to
+    ``lr_final`` at ``steps`` (Loshchilov & Hutter 2017, equation 5).
+    """
 
     lr: float
     lr_final: float
