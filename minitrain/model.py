@@ -68,6 +68,7 @@ class Dropout:
         if p == 0:
             return None
         # 16 random bits decide about a number: one draw serves four of them, and p is met to within 1 / 2^17.
+        # Plainly: self.rng.random(shape) >= p.
         size = math.prod(shape)
         bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size].reshape(shape)
         return (bits >= round(p * 2**16)) * dtype.type(1 / (1 - p))
@@ -88,6 +89,7 @@ class Attention(nn.Module):
     def bind(self, weights: np.ndarray, grads: np.ndarray | None) -> None:
         super().bind(weights, grads)
         # q, k and v are neighbours in the flat vector, so one matrix product serves all three.
+        # Plainly: course/plain.py, attention.
         n = self._qkv.size
         self._qkv.bind(weights[:n], None if grads is None else grads[:n])
 

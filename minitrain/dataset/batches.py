@@ -2,6 +2,7 @@
 
 Which sequences make up a step's batch is a pure function of (seed, position). A batch is sorted by length and
 cut into microshards, each padded only to its own longest row: less padding, and parts that threads can work on.
+Plainly, one rectangle for all: course/plain.py, main.
 """
 
 import functools

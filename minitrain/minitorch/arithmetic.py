@@ -9,8 +9,8 @@ computes in its own way. So here
 * a sum adds in an order of its own (``total``);
 * functions are made of + - * /, one NumPy call each, so that no compiler can fuse two of them.
 
-``use("native")`` takes what NumPy and its BLAS have instead: faster, but other bits on another machine. Operations do
-not know which of the two is in force.
+``use("native")`` takes what NumPy and its BLAS have instead: faster (docs/course/tricks.md), but other bits on another
+machine. Operations do not know which of the two is in force.
 
 What is assumed: arithmetic as IEEE 754 says, rounding to nearest, with denormal numbers, and a BLAS that multiplies and
 adds in float64. ``use("exact")`` checks it. The idea of sums made exact is from Ozaki et al. 2012 and Demmel & Nguyen

@@ -6,9 +6,9 @@ Each is a pair of functions (see ``tape.Op``); a gradient check in float64 runs 
 B sequences of T positions, of which N <= B*T are not padding; C channels, H heads of D = C/H channels,
 V tokens. Names in front of a gradient follow one rule: ``dx`` is the gradient of the loss with respect to ``x``.
 
-Three habits make them fast. What an operation has made itself, it changes in place: memory that was
-just written is in the cache. NumPy reduces a short last axis slowly: a softmax has the axis to reduce in
-front. And what forward has computed is saved for backward instead of computed again.
+Three habits make them fast (course/plain.py has none of them). What an operation has made itself, it changes in
+place: memory that was just written is in the cache. NumPy reduces a short last axis slowly: a softmax has the axis to
+reduce in front. And what forward has computed is saved for backward instead of computed again.
 
 Products, sums and functions are those of ``arithmetic``. What goes into a product is ``rounded`` first; in forward
 each row by itself, so that no other row of the batch can change a bit of its result.
@@ -44,6 +44,7 @@ def embedding_forward(weight: np.ndarray, tokens: np.ndarray) -> Result:
 
 def embedding_backward(dout: np.ndarray, tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray]:
     # dweight[v] is the sum of the rows of dout at token v: a product with the one-hot matrix.
+    # Plainly: np.add.at, see course/plain.py, loss_and_grads. A product is faster.
     one_hot = (tokens == np.arange(vocab_size)[:, None]).astype(dout.dtype)  # (V, N)
     return (matmul(one_hot, rounded(dout)),)
 
@@ -76,7 +77,9 @@ linear = Op(linear_forward, linear_backward)
 
 
 def layer_norm_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Result:
-    """(N, C), gain (C,), bias (C,) -> (N, C), each row normalised to mean 0 and variance 1 before the gain."""
+    """(N, C), gain (C,), bias (C,) -> (N, C), each row normalised to mean 0 and variance 1 before the gain (Ba et al.
+    2016, equations 3 and 4).
+    """
     normed = x - _row_means(x)
     out = normed * normed
     variance = _row_means(out)
@@ -109,7 +112,10 @@ layer_norm = Op(layer_norm_forward, layer_norm_backward)
 
 
 def gelu_forward(x: np.ndarray) -> Result:
-    """x * s with s = (1 + tanh(z)) / 2 = logistic(2 z) and z = sqrt(2/pi) * (x + 0.044715 x^3), elementwise."""
+    """x * s with s = (1 + tanh(z)) / 2 = logistic(2 z) and z = sqrt(2/pi) * (x + 0.044715 x^3), elementwise.
+
+    Hendrycks & Gimpel 2016, section 2.
+    """
     square = x * x
     z2 = square * x.dtype.type(2 * GELU_SCALE * GELU_CUBIC)
     z2 += x.dtype.type(2 * GELU_SCALE)
@@ -137,7 +143,10 @@ gelu = Op(gelu_forward, gelu_backward)
 
 
 def dropout_forward(x: np.ndarray, dropout_mask: np.ndarray) -> Result:
-    """x * dropout_mask, where ``dropout_mask`` is 0 or 1 / (1 - p) (Srivastava et al. 2014); the caller draws it."""
+    """x * dropout_mask, where ``dropout_mask`` is 0 or 1 / (1 - p); the caller draws it.
+
+    Srivastava et al. 2014, section 4; scaled in training, as in their section 10.
+    """
     return x * dropout_mask, (dropout_mask,)
 
 
@@ -149,7 +158,10 @@ dropout = Op(dropout_forward, dropout_backward)
 
 
 def residual_forward(x: np.ndarray, branch: np.ndarray, dropout_mask: np.ndarray | None = None) -> Result:
-    """x + branch * dropout_mask: the residual stream takes up a branch, with dropout on the branch."""
+    """x + branch * dropout_mask: the residual stream takes up a branch, with dropout on the branch.
+
+    He et al. 2016, equation 1. One operation for both; plainly, without dropout: course/plain.py, model.
+    """
     if dropout_mask is None:
         return x + branch, (None,)
     out = branch * dropout_mask
@@ -171,7 +183,8 @@ def tied_cross_entropy_forward(hidden: np.ndarray, weight: np.ndarray, targets: 
     """Sum of -log softmax(weight @ hidden)[target] over the rows, divided by ``n_targets``: shape (1,).
 
     (N, C), embedding (V, C), targets (N,). ``n_targets`` counts the targets of the whole batch, of which
-    these rows may be one microshard. Logits are (V, N), for the same reason as the scores of attention.
+    these rows may be one microshard. Logits are (V, N), for the same reason as the scores of attention. The head is the
+    embedding (Press & Wolf 2017, section 3). Plainly: course/plain.py, cross_entropy.
     """
     rows = np.arange(len(hidden))
     hidden, weight = rounded(hidden, 1), rounded(weight)

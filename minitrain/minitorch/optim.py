@@ -11,7 +11,9 @@ from minitrain.minitorch.arithmetic import power, total
 
 @np.errstate(over="ignore", invalid="ignore")
 def clip_by_global_norm(grads: np.ndarray, max_norm: float) -> float:
-    """Scale ``grads`` down, in place, to a Euclidean norm of at most ``max_norm``; returns the norm before."""
+    """Scale ``grads`` down, in place, to a Euclidean norm of at most ``max_norm``; returns the norm before (Pascanu et
+    al. 2013, algorithm 1).
+    """
     norm = float(np.sqrt(total(grads * grads)))
     if max_norm < norm < math.inf:  # an infinite norm is the caller's to notice
         grads *= grads.dtype.type(max_norm / norm)
@@ -41,7 +43,8 @@ class AdamW:
         self.v += grads * grads * dtype(1 - self._beta2)
         # Decay is decoupled from the gradient: weights *= 1 - lr * decay.
         weights -= self._decay * weights * dtype(lr)
-        # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors.
+        # lr * m_hat / (sqrt(v_hat) + eps), with lr and the bias corrections 1 - beta^t taken out of the vectors (Kingma
+        # & Ba 2015, section 2): fewer passes over them. Plainly: course/plain.py, adamw.
         rate = lr / (1 - power(self._beta1, self.t))
         scaled = np.sqrt(self.v)  # will be (sqrt(v_hat) + eps) / rate
         scaled *= dtype(1 / (rate * math.sqrt(1 - power(self._beta2, self.t))))

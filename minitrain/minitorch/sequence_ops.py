@@ -19,7 +19,8 @@ from minitrain.minitorch.tape import Op
 class Padding(NamedTuple):
     """The places of N rows, one sequence after the other, in a rectangle of B sequences of T positions.
 
-    All operations but attention work on the N rows, so that no time goes into padding.
+    All operations but attention work on the N rows, so that no time goes into padding. Plainly, in rectangles
+    throughout: course/plain.py.
     """
 
     shape: tuple[int, int]  # (B, T)
@@ -75,7 +76,7 @@ remove_padding = Op(remove_padding_forward, remove_padding_backward)
 
 class Rotations(NamedTuple):
     """Cosine and sine of the angle by which each number of q and k is turned, (T, 2C) each; those for q are divided by
-    sqrt(D), which attention then need not do with every score.
+    sqrt(D), which attention then need not do with every score. Plainly: course/plain.py, rope and attention.
     """
 
     cos: np.ndarray
@@ -85,7 +86,9 @@ class Rotations(NamedTuple):
 def rope_rotations(
     n_positions: int, n_heads: int, head_size: int, base: float, dtype: np.typing.DTypeLike
 ) -> Rotations:
-    """The angle of position t and pair j of a head is t * base^(-2j/D); both numbers of a pair have the same."""
+    """The angle of position t and pair j of a head is t * base^(-2j/D) (Su et al. 2021, equation 15); both numbers of a
+    pair have the same.
+    """
     rates = exp(-np.arange(0, head_size, 2) / head_size * log(np.array([base])))  # (D/2,)
     of_a_head = cos_sin(np.arange(n_positions)[:, None] * rates)  # (T, D/2), twice
     of_k = (np.tile(np.repeat(table, 2, axis=1), n_heads) for table in of_a_head)  # (T, C), twice
@@ -93,7 +96,9 @@ def rope_rotations(
 
 
 def rope_forward(qkv: np.ndarray, rotations: Rotations) -> Result:
-    """(B, T, 3C): each consecutive pair of numbers in q and k, read as a point of the plane, is turned."""
+    """(B, T, 3C): each consecutive pair of numbers in q and k, read as a point of the plane, is turned (Su et al. 2021,
+    equation 34).
+    """
     return _rotate(qkv, rotations.cos, rotations.sin), (rotations,)
 
 
@@ -130,11 +135,13 @@ def attention_mask(real: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def attention_forward(
     qkv: np.ndarray, mask: np.ndarray, n_heads: int, dropout_mask: np.ndarray | None = None
 ) -> Result:
-    """(B, T, 3C) -> (B, T, C): softmax(q k + mask) v, a head at a time; q is divided by sqrt(D) already.
+    """(B, T, 3C) -> (B, T, C): softmax(q k + mask) v, a head at a time; q is divided by sqrt(D) already (Vaswani et al.
+    2017, equation 1 and section 3.2.2).
 
     Scores are (key, B, H, query), so that the softmax reduces over the first axis, in whole rows of
-    B*H*T numbers. ``mask`` is added: 0, or -inf where a query must not see a key; broadcastable to that
-    shape. ``dropout_mask`` multiplies the probabilities (dropout), same shape.
+    B*H*T numbers. Plainly, the key last: course/plain.py, attention. ``mask`` is added: 0, or -inf where a
+    query must not see a key; broadcastable to that shape. ``dropout_mask`` multiplies the probabilities (dropout), same
+    shape.
     """
     B, T, _ = qkv.shape
     qkv = rounded(qkv.reshape(B, T, 3, -1), 1, 3)  # each of q, k and v by itself, and each sequence
