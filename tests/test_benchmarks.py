@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
+from benchmarks import tricks
 from benchmarks.compare import check_agreement, product_flops
 from benchmarks.contenders import numpy_
 from benchmarks.worker import Worker
 from benchmarks.workload import Work
+from course import plain
 from minitrain.base.errors import UserError
 from minitrain.base.tensors import encode_tensors
 from minitrain.dataset.batches import DataIterator, pad
@@ -104,3 +106,39 @@ def test_the_environment_of_make_bench_is_enough_and_of_the_locks_versions(root)
     absent = ["dvc", "mlflow", "stages", "tqdm"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from benchmarks import compare, worker; "
     subprocess.run([sys.executable, "-c", f"{code}from benchmarks.contenders import numpy_"], cwd=root, check=True)
+
+
+# --- the tricks of the fast code, each taken away --------------------------------------------------------
+
+
+@pytest.mark.parametrize("trick", tricks.WITHOUT)
+def test_each_trick_can_be_taken_away_and_what_is_left_is_python(root, tmp_path, monkeypatch, trick):
+    monkeypatch.chdir(root)
+    tricks.copy_without(trick, tmp_path / "copy")
+    for name, _, _ in tricks.WITHOUT[trick]:
+        text = (tmp_path / "copy/minitrain" / name).read_text()
+        assert text != (root / "minitrain" / name).read_text()
+        compile(text, name, "exec")
+
+
+def test_a_trick_whose_text_has_changed_is_refused_by_name(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root)
+    monkeypatch.setitem(tricks.WITHOUT, "two threads", [("loop.py", "not there", "")])
+    with pytest.raises(UserError, match=r"minitrain/loop\.py: expected once.*'not there'; got it 0 times"):
+        tricks.copy_without("two threads", tmp_path / "copy")
+
+
+def test_the_page_of_tricks_has_a_row_for_each_and_names_what_is_there(root):
+    page = (root / tricks.PAGE).read_text()
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in page.splitlines() if line.startswith("| ")][1:]
+    assert {row[0].removeprefix("| ") for row in rows} >= set(tricks.WITHOUT) - {tricks.CONTROL}
+    for _, where, plain_line, *_ in rows:
+        for path, name in re.findall(r"`([\w/]+\.py)`(?:, `([\w.]+)`)?", where):
+            assert name.split(".")[-1] in (root / path).read_text()
+        for name in re.findall(r"`(\w+)`: ", plain_line):
+            assert hasattr(plain, name), name
+
+
+def test_measured_numbers_go_to_the_last_column():
+    page = "| trick | where | gain |\n|---|---|---|\n| a b | here | 1.00 x |\n| c | there | not measured |\n"
+    assert tricks.filled(page, {"a b": "2.50 x"}) == page.replace("1.00 x", "2.50 x")
