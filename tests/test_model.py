@@ -1,4 +1,4 @@
-"""MiniGPT: its size and names, its gradients as a whole, pads and dropout. test_reference.py asks if it is the right one."""
+"""MiniGPT: its size and names, its gradients as a whole, pads and dropout. test_plain.py asks if it is the right one."""
 
 import math
 

@@ -1,6 +1,6 @@
 """Every operation of the table: its gradient by finite differences, and what only shows in float32.
 
-That an operation's result is the right one, the model as a whole tells: see test_reference.py.
+That an operation's result is the right one, the model as a whole tells: see test_plain.py.
 """
 
 import numpy as np
