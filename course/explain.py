@@ -47,11 +47,11 @@ EXPLAINED = {
 }
 ENGINE = {
     "minitrain/minitorch/tape.py": ("tape", "ops", "model"),
-    "minitrain/minitorch/ops.py": ("ops", "model", "reference", "loop"),
-    "minitrain/minitorch/sequence_ops.py": ("ops", "model", "reference", "loop"),
-    "minitrain/minitorch/nn.py": ("model", "reference", "loop"),
+    "minitrain/minitorch/ops.py": ("ops", "plain", "model", "reference", "loop"),
+    "minitrain/minitorch/sequence_ops.py": ("ops", "plain", "model", "reference", "loop"),
+    "minitrain/minitorch/nn.py": ("model", "plain", "reference", "loop"),
     "minitrain/minitorch/arithmetic.py": ("arithmetic", "ops", "model"),
-    "minitrain/model.py": ("model", "reference", "loop"),
+    "minitrain/model.py": ("model", "plain", "reference", "loop"),
 }
 
 
