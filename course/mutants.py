@@ -60,7 +60,8 @@ def _of_block(block: list, lines: list[str]) -> Iterator[Statement]:
         if isinstance(node, ast.FunctionDef):
             yield from _statements(node, lines)
             continue
-        if hasattr(node, "lineno") and not isinstance(node, ast.Pass | ast.ExceptHandler):
+        is_type = isinstance(node, ast.AnnAssign) and node.value is None  # and nothing else
+        if hasattr(node, "lineno") and not is_type and not isinstance(node, ast.Pass | ast.ExceptHandler):
             last = node.end_lineno
             if parts:  # up to its body
                 first = parts[0][0]

@@ -10,7 +10,9 @@ import pytest
 from conftest import TINY_MODEL, refused
 
 from minitrain.base import UserError
+from minitrain.dataset.batches import pad
 from minitrain.minitorch import arithmetic, ops, sequence_ops
+from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT, initial_weights
 from minitrain.scoring import token_nll
 
@@ -168,6 +170,36 @@ def test_with_one_step_of_rounding_for_a_whole_batch_it_would_not(val_set, monke
     weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1)))
     model = MiniGPT.with_weights(TINY_MODEL, weights)
     assert token_nll(model, val_set, batch_size=1).tobytes() != token_nll(model, val_set, batch_size=7).tobytes()
+
+
+# --- nothing goes into a product as it is ----------------------------------------------------------------
+
+
+def is_rounded(factor, axis):
+    """Whether all numbers that meet in one sum are whole multiples of 2^-22 of the power of two above the largest."""
+    _, exponent = np.frexp(np.abs(factor).max(axis, keepdims=True).astype(np.float64))
+    whole = factor * 2.0 ** (22 - exponent)
+    return bool((whole == np.rint(whole)).all())
+
+
+def test_every_factor_of_every_product_is_rounded(val_set, monkeypatch):
+    seen = []
+
+    def matmul(a, b, out=None):
+        seen.append((is_rounded(a, -1), is_rounded(b, -2)))
+        return arithmetic.matmul(a, b, out)
+
+    for module in (ops, sequence_ops):
+        monkeypatch.setattr(module, "matmul", matmul)
+    model = MiniGPT(TINY_MODEL)
+    weights = initial_weights(model, np.random.Generator(np.random.PCG64(1)))
+    model.bind(weights, np.zeros_like(weights))
+    tape, shard = Tape(), pad(val_set, np.arange(len(val_set)))
+    tape.backward(model.loss(tape, shard, shard.n_targets))
+    model.logits(Tape(recording=False), shard.tokens)
+    assert len(seen) > 30
+    assert all(all(factors) for factors in seen)
+    assert not is_rounded(numbers((5, 30)), -1)  # the negative control
 
 
 # --- the same bits from other kernels ------------------------------------------------------------------

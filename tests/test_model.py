@@ -40,6 +40,11 @@ def test_names_and_shapes_are_those_that_pytorch_loads():
     assert shapes == expected
 
 
+def test_the_activations_are_those_of_every_layer(tiny):
+    layers = tiny[0].activations(Tape(recording=False), np.array([[1, 4, 5]]))
+    assert list(layers) == ["embed_out", "block_0_out", "block_1_out", "final_ln_out", "logits"]
+
+
 def test_parameters_are_views_into_the_flat_vectors(tiny):
     model, weights, grads = tiny
     views, grad_views = model.views(weights), model.views(grads)

@@ -85,7 +85,7 @@ def test_without_the_gradient_of_any_one_input_the_check_goes_red(name):
         return Op(op.forward, backward)
 
     for index, array in enumerate(inputs):
-        with pytest.raises(AssertionError, match=f"gradient of input {index}: missing"):
+        with pytest.raises(AssertionError, match=f"^{name.split()[0]}: gradient of input {index}: missing"):
             gradcheck(with_gradient(index, None), inputs, settings)
         assert gradcheck(with_gradient(index, np.zeros_like(array)), inputs, settings) > BOUND
 
@@ -139,11 +139,17 @@ def test_where_an_array_is_in_memory_changes_no_bit(name):
     assert len(results) == 1
 
 
-@pytest.mark.parametrize("name", ["gelu", "attention", "tied_cross_entropy"])
+@pytest.mark.parametrize("name", ["gelu", "attention"])
 def test_large_numbers_do_not_overflow(name):
     op, inputs, settings = CASES[name]
     for array in result_and_gradients(op, [1e4 * inputs[0], *inputs[1:]], settings):
         assert np.isfinite(array).all()
+
+
+def test_the_loss_of_large_logits_is_right():
+    hidden, weight = np.array([[1000.0], [1000.0]]), np.array([[1.0], [0.0]])  # the logits of both rows: 1000 and 0
+    loss = ops.tied_cross_entropy(Tape(), Tensor(hidden), Tensor(weight), targets=np.array([0, 1]), n_targets=1)
+    assert loss.data == pytest.approx(0 + 1000)
 
 
 def test_padding_puts_rows_in_their_places_and_zeros_elsewhere():

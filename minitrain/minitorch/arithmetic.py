@@ -126,8 +126,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
         left, right = _to_bits(a, (-1,), bits), _to_bits(b, (-2,), bits)
         rest_left, rest_right = _to_bits(a - left, (-1,), bits), _to_bits(b - right, (-2,), bits)
         product = np.matmul(left, right) + (np.matmul(left, rest_right) + np.matmul(rest_left, right))
-    if out is None:
-        return product.astype(a.dtype, copy=False)
+    out = np.empty(product.shape, a.dtype) if out is None else out
     out[...] = product
     return out
 
@@ -227,8 +226,6 @@ def log(x: np.ndarray) -> np.ndarray:
 
 def cos_sin(angle: Any) -> tuple[Any, Any]:
     """Cosine and sine of a Python float or a float64 array. Off by at most 2e-15 times the largest angle (or 1)."""
-    if not _exact:
-        return np.cos(angle), np.sin(angle)
     doublings = max(0, int(np.frexp(np.max(np.abs(angle)))[1]) + 2)
     part = angle * 0.5**doublings  # |part| <= 1/4: there, Taylor's series to the 15th power is right
     square = part * part

@@ -48,7 +48,6 @@ class Module:
             part = slice(start, start + child.size)
             child.bind(weights[part], None if grads is None else grads[part])
             start += child.size
-        assert start == len(weights), f"expected a vector of {start} numbers, got {len(weights)}"
 
     def views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Any vector that is laid out like the parameters, as views by name in the parameters' shapes."""

@@ -28,12 +28,11 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Its numbers, and its gradient if it has one, are views into flat vectors."""
+    """A leaf that is trained. Its numbers, and its gradient if it has one, are views into flat vectors (``bind``)."""
 
     __slots__ = ("shape", "size")
 
     def __init__(self, *shape: int) -> None:
-        super().__init__(np.empty(0))  # no memory of its own
         self.shape = shape
         self.size = math.prod(shape)
 
@@ -53,12 +52,12 @@ class Op:
     """An operation and its gradient.
 
     ``forward(*arrays, **settings)`` returns the result and what the gradient will need;
-    ``backward(dout, *saved)`` returns the gradients of the arrays, in their order (None: it has none).
+    ``backward(dout, *saved)`` returns the gradients of the arrays, in their order.
     Neither changes its inputs. Settings (token ids, masks, rotations) have no gradient.
     """
 
     forward: Callable[..., tuple[np.ndarray, tuple[Any, ...]]]
-    backward: Callable[..., tuple[np.ndarray | None, ...]]
+    backward: Callable[..., tuple[np.ndarray, ...]]
 
     @property
     def name(self) -> str:
@@ -109,5 +108,4 @@ class Tape:
             if dout is None:
                 continue  # the loss does not depend on this result
             for tensor, grad in zip(inputs, op.backward(dout, *saved), strict=True):
-                if grad is not None:
-                    tensor.add_gradient(grad)
+                tensor.add_gradient(grad)
