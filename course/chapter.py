@@ -8,6 +8,7 @@ import argparse
 import ast
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from course import mutants
@@ -28,6 +29,13 @@ that went red. `make explain` does it all again.
 
 "NameError" means: a later line uses the name. Such a line cannot be forgotten without being told.
 """
+
+
+END = """No line of these is explained here: `course/plain.py` does that. But every statement of {files} was left out
+too, and every `if` was made to hold always: {n} changes. Gradient checks, plain twin and the tests of the model
+noticed each of them.
+"""
+EXCEPT = "All but `{line}` in `{function}`. {why}\n"
 
 
 def code(section: Section) -> str:
@@ -56,9 +64,9 @@ def what_was_seen(line: Line, rows: Sequence[Sequence[str]]) -> str:
 def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
     """The chapter."""
     parts = [BEGIN]
-    for section in sections:
-        if section.file in ENGINE:
-            continue
+    explained = [section for section in sections if section.file not in ENGINE]
+    engine = [(section, line) for section in sections if section.file in ENGINE for line in section.lines]
+    for section in explained:
         parts.append(f"### `{section.function}` in {section.file}" if section.file else f"## {section.heading}")
         parts.append(section.text.strip())
         if section.file:
@@ -67,11 +75,16 @@ def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
         for line in section.lines:
             if not line.why:
                 raise UserError(f"course/reasons.md: {name(section)}: no reason for the line {line.statement.line!r}")
-            parts += [
-                f"**`{line.statement.line.split('  #')[0]}`**{line.why}",
-                what_was_seen(line, [next(rows) for _ in line.changes]),
-            ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+            parts.append(f"**`{line.statement.line.split('  #')[0]}`**{line.why}")
+            parts.append(what_was_seen(line, [next(rows) for _ in line.changes]))
+    files = ", ".join(f"`{Path(file).name}`" for file in ENGINE)
+    parts.append(END.format(files=files, n=sum(len(line.changes) for _, line in engine)))
+    parts += [
+        EXCEPT.format(line=line.statement.line, function=section.function, why=why)
+        for section, line in engine
+        for why in line.same.values()
+    ]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ ENGINE = {
     "minitrain/minitorch/ops.py": ("ops", "plain", "model", "reference", "loop"),
     "minitrain/minitorch/sequence_ops.py": ("ops", "plain", "model", "reference", "loop"),
     "minitrain/minitorch/nn.py": ("model", "plain", "reference", "loop"),
-    "minitrain/minitorch/arithmetic.py": ("arithmetic", "ops", "model"),
+    "minitrain/minitorch/arithmetic.py": ("arithmetic", "ops", "plain", "model"),
     "minitrain/model.py": ("model", "plain", "reference", "loop"),
 }
 
