@@ -18,6 +18,8 @@ import pytest
 
 from minitrain.base import layout
 from minitrain.base.process import run_command
+from minitrain.corpus.rows import Row
+from minitrain.corpus.shards import Corpus, read_corpus
 from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS, EOS
 from minitrain.params import ModelConfig, TrainConfig
@@ -53,6 +55,18 @@ TINY_TRAIN = TrainConfig(
 def root() -> Path:
     """The project's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """The committed corpus."""
+    return read_corpus(ROOT / "data/shards", ROOT / "data/MANIFEST.json")
+
+
+@pytest.fixture(scope="session")
+def rows(corpus) -> list[Row]:
+    """Its correct rows."""
+    return list(corpus.correct_rows.values())
 
 
 def random_store(
@@ -114,31 +128,29 @@ def edit(path: Path, changes: dict[str, str]) -> None:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory):
-    """A project with a run of 24 steps through the first five stages, all of it in MLflow, and what they printed."""
+    """A project with a run of 24 steps through the first five stages, all of it in MLflow."""
     project = copy_project(tmp_path_factory.mktemp("ran") / "project", SHORT)
-    printed = {}
     for stage in layout.STAGES:
         result = run_stage(project, stage)
         assert result.returncode == 0, result.stderr
-        printed[stage] = result.stdout
     from minitrain import tracking
 
     with contextlib.chdir(project):
         tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
-    return project, printed
+    return project
 
 
 @pytest.fixture
 def whole(ran, tmp_path):
     """A copy of that project, to be damaged."""
-    return Path(shutil.copytree(ran[0], tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))
+    return Path(shutil.copytree(ran, tmp_path / "whole", ignore=shutil.ignore_patterns("checkpoints")))
 
 
 @pytest.fixture
 def untrained(ran, tmp_path):
     """That project before its training: the batches are there."""
     project = copy_project(tmp_path / "untrained", SHORT)
-    shutil.copytree(ran[0] / layout.BATCHES, project / layout.BATCHES)
+    shutil.copytree(ran / layout.BATCHES, project / layout.BATCHES)
     return project
 
 

@@ -8,7 +8,6 @@ from conftest import TINY_MODEL, random_store
 
 from minitrain.base import files, formats, tensors
 from minitrain.base.errors import UserError
-from minitrain.corpus.shards import read_corpus
 from minitrain.dataset import build
 from minitrain.dataset.batches import DataIterator, make_microshards, pad
 from minitrain.dataset.read import read_dataset
@@ -88,16 +87,6 @@ def test_a_store_fits_a_model_to_the_token_or_is_named():
 
 
 # --- from rows to stores -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def corpus(root):
-    return read_corpus(root / "data/shards", root / "data/MANIFEST.json")
-
-
-@pytest.fixture(scope="module")
-def rows(corpus):
-    return list(corpus.correct_rows.values())
 
 
 @pytest.fixture(scope="module")

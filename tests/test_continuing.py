@@ -41,11 +41,11 @@ def train_without_cleaning_up(project: Path, monkeypatch) -> str:
 
 def test_training_again_trains_again(ran, whole):
     """A finished run leaves no working checkpoint from which the next would only be exported again."""
-    assert list(ran[0].glob("checkpoints/*")) == []
+    assert list(ran.glob("checkpoints/*")) == []
     result = run_stage(whole, "train")
     assert "going on from step" not in result.stdout
     assert "step 0: val loss" in result.stdout
-    assert trained(whole) == trained(ran[0])
+    assert trained(whole) == trained(ran)
 
 
 def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
@@ -97,7 +97,7 @@ def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran,
     assert (stopped.returncode, message in stopped.stderr) == (128 + how, True), stopped.stderr
     assert not (untrained / "models").exists()
     assert "going on from step 5 " in run_stage(untrained, "train").stdout
-    assert trained(untrained) == trained(ran[0])
+    assert trained(untrained) == trained(ran)
 
 
 def test_a_checkpoint_of_other_parameters_or_code_is_not_used(untrained, monkeypatch):

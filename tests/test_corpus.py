@@ -25,11 +25,6 @@ def verbs(root):
     return read_verbs(root / "data/verbs.yaml")
 
 
-@pytest.fixture(scope="module")
-def rows(root):
-    return list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").rows.values())
-
-
 # Written down by hand, not by the code: every kind of irregularity once.
 GOLDEN = [
     ("work", "past_simple", 0, "I worked", "yo trabajé"),
@@ -90,16 +85,19 @@ def test_a_verbs_mistakes(tense, person, mistakes):
     assert conjugation.mistakes(go, tense, person) == mistakes
 
 
-def test_each_cell_has_one_to_three_mistakes_of_all_kinds(rows):
-    assert {row.mis_conjugation_type for row in rows if row.mis_conjugation_type} == set(get_args(conjugation.Mistake))
-    per_cell = Counter(row.cell for row in rows if row.label == "mis_conjugated")
-    assert set(per_cell.values()) <= {1, 2, 3}
+@pytest.fixture
+def wrong_rows(corpus):
+    return [row for row in corpus.rows.values() if row.label == "mis_conjugated"]
 
 
-def test_each_form_belongs_to_one_cell_and_no_mistake_is_right(rows):
-    right = [row for row in rows if row.label == "correct"]
-    assert len({row.text for row in right}) == len({row.spanish for row in right}) == len(right)
-    assert not {row.text for row in rows if row.label != "correct"} & {row.text for row in right}
+def test_each_cell_has_one_to_three_mistakes_of_all_kinds(wrong_rows):
+    assert {row.mis_conjugation_type for row in wrong_rows} == set(get_args(conjugation.Mistake))
+    assert set(Counter(row.cell for row in wrong_rows).values()) <= {1, 2, 3}
+
+
+def test_each_form_belongs_to_one_cell_and_no_mistake_is_right(rows, wrong_rows):
+    assert len({row.text for row in rows}) == len({row.spanish for row in rows}) == len(rows)
+    assert not {row.text for row in wrong_rows} & {row.text for row in rows}
 
 
 def corpus_command(folder, *arguments):
@@ -172,8 +170,7 @@ def test_a_fingerprint_ignores_case_and_spaces_around_and_how_accents_are_encode
 @pytest.fixture
 def good(rows):
     """A correct row as a mapping, to be broken."""
-    row = next(row for row in rows if row.id == "work.past_simple.1sg")
-    return asdict(row)
+    return asdict(next(row for row in rows if row.id == "work.past_simple.1sg"))
 
 
 BAD = {

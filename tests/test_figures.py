@@ -75,7 +75,7 @@ def test_a_red_report_says_so_and_needs_no_model(tmp_path, monkeypatch):
 
 
 def test_a_green_report_shows_the_results(ran, monkeypatch):
-    monkeypatch.chdir(ran[0])
+    monkeypatch.chdir(ran)
     text = page(RESULTS[:1], "", "MLflow: runs:/1", "x").decode()
     assert "All items of the gate hold" in text
     assert " parameters, trained for 24 steps" in text

@@ -18,7 +18,7 @@ from proofs.project import SHORT, copy_project
 @pytest.fixture(scope="module")
 def exact_plots(ran) -> dict[str, dict[str, bytes]]:
     """The files of plots as they were left, by stage."""
-    return {stage: {path.name: path.read_bytes() for path in (ran[0] / "plots" / stage).iterdir()} for stage in STAGES}
+    return {stage: {path.name: path.read_bytes() for path in (ran / "plots" / stage).iterdir()} for stage in STAGES}
 
 
 LEFT = {"a": 1.0, "tiny": -2.5e-07, "n": 3000, "b": True, "s": "x", "none": None}

@@ -136,7 +136,7 @@ def test_what_a_file_manager_leaves_is_no_part_of_the_data(root):
 @pytest.fixture(scope="module")
 def reproduced(ran, tmp_path_factory):
     """The project of ``ran`` under DVC, with a lock of what is there."""
-    project = Path(shutil.copytree(ran[0], tmp_path_factory.mktemp("reproduced") / "project"))
+    project = Path(shutil.copytree(ran, tmp_path_factory.mktemp("reproduced") / "project"))
     with contextlib.chdir(project):
         repo = Repo.init(no_scm=True)
         for stage in layout.STAGES:

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from minitrain.base.errors import UserError
-from minitrain.corpus.shards import read_corpus
 from minitrain.dataset.split import split_cells
 from minitrain.params import SplitConfig
 
@@ -15,11 +14,6 @@ SPLIT_BY = ("cell", "verb_tense", "verb")
 
 def split(rows, by, seed, fraction=0.15):
     return split_cells(rows, SplitConfig(by=by, seed=seed, val_fraction=fraction, test_fraction=fraction))
-
-
-@pytest.fixture(scope="module")
-def rows(root):
-    return list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values())
 
 
 @pytest.mark.parametrize("by", SPLIT_BY)

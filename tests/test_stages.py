@@ -14,19 +14,18 @@ from proofs.project import SHORT, copy_project, set_params, tree
 
 
 def metrics_of(ran, stage: str) -> dict:
-    return json.loads((ran[0] / "plots" / stage / "metrics.json").read_text())
+    return json.loads((ran / "plots" / stage / "metrics.json").read_text())
 
 
 def test_a_run_leaves_the_files_of_the_contract(ran):
-    project, _ = ran
-    models = set(tree(project / "models"))
+    models = set(tree(ran / "models"))
     (stem,) = {name.removesuffix(".manifest.json") for name in models if name.endswith(".manifest.json")}
     assert models == {
         *(f"{stem}.safetensors", f"{stem}.manifest.json", f"{stem}.state.safetensors"),
         *("evidence/kept.safetensors", "evidence/probe.safetensors"),
     }
-    assert stem == f"minigpt-phase18-{files.sha256_file(project / 'models' / f'{stem}.safetensors')[:12]}"
-    assert set(tree(project / "data/batches")) == {
+    assert stem == f"minigpt-phase18-{files.sha256_file(ran / 'models' / f'{stem}.safetensors')[:12]}"
+    assert set(tree(ran / "data/batches")) == {
         *("train.safetensors", "val.safetensors", "test.safetensors"),
         *("tokenizer.json", "cells.json", "summary.json"),
     }
@@ -40,7 +39,7 @@ def test_the_round_trip_compares_each_state_machine(ran):
 
 def test_drift_is_measured_at_every_layer(ran):
     metrics = metrics_of(ran, "fp16-drift")
-    page = (ran[0] / "plots/fp16-drift/argmax_flips.md").read_text().splitlines()
+    page = (ran / "plots/fp16-drift/argmax_flips.md").read_text().splitlines()
     layers = {"embed_out", "block_0_out", "block_1_out", "final_ln_out", "logits"}
     assert set(metrics["largest_activation"]) == layers
     for name in ("fp16", "bf16"):
@@ -101,7 +100,7 @@ def test_one_core_a_jumping_clock_and_another_environment_leave_the_same_bytes(r
             check=True,
             capture_output=True,
         )
-    assert tree(project, "data/batches", "models", "plots") == tree(ran[0], "data/batches", "models", "plots")
+    assert tree(project, "data/batches", "models", "plots") == tree(ran, "data/batches", "models", "plots")
 
 
 def test_a_training_whose_stderr_is_closed_runs_all_the_same(untrained):

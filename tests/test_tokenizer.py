@@ -5,15 +5,13 @@ from collections import Counter
 import pytest
 
 from minitrain.base.errors import UserError
-from minitrain.corpus.shards import read_corpus
 from minitrain.dataset import build
 from minitrain.dataset.tokenizer import UNK, Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")
-def samples(root):
+def samples(rows):
     """Some texts, and the size of their vocabulary."""
-    rows = list(read_corpus(root / "data/shards", root / "data/MANIFEST.json").correct_rows.values())
     return {
         "overlaps": (["aaaa aaa abab", "aabaa", "aaaaa"], 12),
         "words": (["banana bandana", "an anna"], 16),

@@ -35,7 +35,7 @@ def store(ran, empty_store, tmp_path, monkeypatch):
     shutil.copy(empty_store, tmp_path / "store.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
-    return ran[0]
+    return ran
 
 
 def log(project: Path, *stages: str) -> str:
