@@ -84,7 +84,10 @@ def test_a_bad_corpus_or_parameter_is_named_and_nothing_is_written(tmp_path, nam
 
 
 BAD_MODELS = {
-    "truncated": (lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]), "expected the sha256"),
+    "truncated": (
+        lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]),
+        "was damaged or changed. Make it again with: dvc repro --force",
+    ),
     "gone": (lambda p: model_file(p).unlink(), "cannot be read"),
     "without its manifest": (
         lambda p: next((p / "models").glob("*.json")).unlink(),

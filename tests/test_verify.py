@@ -44,7 +44,13 @@ def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkey
     assert (result.returncode, f"{n_items} passed, 0 failed" in result.stdout) == (0, True)
     assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"items": n_items, "passed": n_items}
     text = (whole / "PHASE_18_REPORT.md").read_text()
-    assert "All items of the gate hold" in text
+    for shown in (
+        "All items of the gate hold",
+        " parameters, trained for 24 steps",
+        "| test |",
+        "| bf16 | weights and",
+    ):
+        assert shown in text
     assert re.search(r"- MLflow: runs:/[0-9a-f]{32} in sqlite:///", text)
 
 
