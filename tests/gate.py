@@ -1,6 +1,7 @@
 """What the tests of the gate share: which checks fail, and how to make the rest of a run fit a change."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from minitrain.base import files, formats, layout, tensors
@@ -44,20 +45,29 @@ def bless(project: Path) -> None:
     )
 
 
-def load_in(project: Path, path: Path) -> TrainState:
-    params = read_params(project / "params.yaml")
-    return load_state(path, params.model, params.train)
+FINAL, KEPT = "minigpt-*.state.safetensors", "evidence/kept.safetensors"
 
 
-def save(path: Path, state: TrainState) -> None:
+def load(project: Path, name: str) -> tuple[Path, TrainState]:
+    """The file of a state, FINAL or KEPT, and the state in it."""
+    params, path = read_params(project / "params.yaml"), next((project / "models").glob(name))
+    return path, load_state(path, params.model, params.train)
+
+
+def change_state(project: Path, name: str, change: Callable[[TrainState], object]) -> Path:
+    """Change the state in a file of it, digest intact."""
+    path, state = load(project, name)
+    change(state)
     path.write_bytes(tensors.encode_tensors(state_tensors(state)))
+    return path
 
 
-def export_again(state: TrainState | None = None) -> None:
-    """Leave what the training would have left, had it come to ``state``, under the inputs as they are now."""
-    params = read_params()
+def export_again() -> None:
+    """Leave what the training would have left, had it come to the final state as it is now, under the inputs as they are
+    now.
+    """
+    params, (_, state) = read_params(), load(Path(), FINAL)
     dataset = read_dataset(layout.BATCHES, params.model)
-    state = state or load_in(Path(), next(layout.MODELS.glob("*.state.safetensors")))
     midrun = (layout.MODELS / layout.MIDRUN_CHECKPOINT).read_bytes()
     inputs = run_inputs(params.model, params.train, dataset)
     exported = export.model_files(state, params.model, inputs, midrun, dataset.stores["val"])

@@ -4,12 +4,13 @@ import io
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import edit, model_file, run_stage
-from gate import BEATS, bless, change_json, export_again, failed, load_in, manifest, measure_again, save
+from gate import BEATS, FINAL, KEPT, bless, change_json, change_state, export_again, failed, manifest, measure_again
 from matplotlib import image
 
 from minitrain import loop, tracking
@@ -21,6 +22,7 @@ from minitrain.gate.run import Run
 from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.training import export
+from minitrain.training.state import TrainState
 
 
 def leak(project: Path) -> None:
@@ -28,13 +30,14 @@ def leak(project: Path) -> None:
     bless(project)
 
 
+def another_dropout_seed(state: TrainState) -> None:
+    state.rng = np.random.Generator(np.random.PCG64([19, 1]))
+
+
 def lose_kept(project: Path) -> None:
     """Another kept checkpoint, whole, and the manifest agrees with it: only resuming from it can tell."""
-    path = project / "models/evidence/kept.safetensors"
-    state = load_in(project, path)
-    state.rng = np.random.Generator(np.random.PCG64(0))
-    save(path, state)
-    change_json(manifest(project), lambda m: m["files"].update({"evidence/kept.safetensors": files.sha256_file(path)}))
+    path = change_state(project, KEPT, another_dropout_seed)
+    change_json(manifest(project), lambda m: m["files"].update({KEPT: files.sha256_file(path)}))
 
 
 def flip_a_bit_of_the_model(project: Path) -> None:
@@ -77,13 +80,9 @@ def a_log_with(change) -> Callable[[Path, pytest.MonkeyPatch], None]:
 
     def fault(project: Path, monkeypatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/again.db")
-        kept = project / "models/evidence/kept.safetensors"
-        last = next((project / "models").glob("*.state.safetensors"))
-        states = {path: load_in(project, path) for path in (kept, last)}
-        for state in states.values():
-            change(state.log.steps)
-        save(kept, states[kept])
-        export_again(states[last])
+        for name in (KEPT, FINAL):
+            change_state(project, name, lambda state: change(state.log.steps))
+        export_again()
 
     return fault
 
@@ -200,6 +199,10 @@ def test_an_item_fails_alone_and_the_gate_ends_with_1(whole, monkeypatch, name):
 # --- more that an item must notice: that item alone is asked ----------------------------------------------
 
 
+def another_schedule(state: TrainState) -> None:
+    state.scheduler.shape = replace(state.scheduler.shape, lr=0.004)
+
+
 def write_log(project: Path, rows: str) -> None:
     (project / "plots/train/log.csv").write_text(f"step,loss,lr,grad_norm\n{rows}")
 
@@ -234,6 +237,36 @@ FAULTS = {
         lambda p: change_json(manifest(p), lambda m: m["metrics"].update(val_perplexity=1.1)),
         "model files",
         "different: minigpt-",
+    ),
+    "a file too many in the shards' folder": (
+        lambda p: files.write_bytes(p / "data/shards/shard-04.jsonl.bak", b"{}"),
+        "corpus",
+        "320 correct of 668 rows, 1 shards differ: shard-04.jsonl.bak",
+    ),
+    "a file too many below the shards' folder": (
+        lambda p: files.write_bytes(p / "data/shards/more/shard-00.jsonl", b"{}"),
+        "corpus",
+        "1 shards differ: more/shard-00.jsonl",
+    ),
+    "a state of another schedule": (
+        lambda p: change_state(p, FINAL, another_schedule),
+        "training log",
+        "24, different: schedule",
+    ),
+    "a state of another data seed": (
+        lambda p: change_state(p, FINAL, lambda state: setattr(state.data, "seed", 19)),
+        "training log",
+        "24, different: data seed",
+    ),
+    "a state of another dropout seed": (
+        lambda p: change_state(p, FINAL, another_dropout_seed),
+        "training log",
+        "24, different: dropout seed",
+    ),
+    "another learning rate in the log": (
+        lambda p: edit(p / "plots/train/log.csv", {",0.003,": ",0.00300001,"}),
+        "training log",
+        "24, different: learning rates",
     ),
     "a log that is no log": (lambda p: write_log(p, "x\n"), "training log", "ValueError"),
     "a step gone from the log": (lambda p: write_log(p, "0,4.16,0.001,1\n"), "training log", "1, not each once"),
