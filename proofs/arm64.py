@@ -4,13 +4,13 @@ Needs ``apt-get`` and ``dpkg`` (Debian, Ubuntu), but not root: packages are down
 """
 
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 from minitrain.base import UserError
 from minitrain.gate import packages
+from proofs.project import must_run
 
 DEBS = (
     *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
@@ -56,21 +56,15 @@ def _unpack_debs(folder: Path, system: Path) -> None:
     (folder / "apt/status").touch()
     (folder / "apt/conf").write_text(APT.format(folder=folder))
     for arguments in (("update",), ("download", *DEBS)):
-        _run("apt-get", "-qq", "-c", str(folder / "apt/conf"), *arguments, cwd=folder / "debs")
+        must_run(folder / "debs", "apt-get", "-qq", "-c", str(folder / "apt/conf"), *arguments)
     for deb in sorted((folder / "debs").glob("*.deb")):
-        _run("dpkg", "-x", str(deb), str(system), cwd=folder)
+        must_run(folder, "dpkg", "-x", str(deb), str(system))
 
 
 def _unpack_wheels(folder: Path, site: Path) -> None:
     wanted = [f"{package.name}{package.specifier}" for package in packages.locked(PYTHON) if package.name in PACKAGES]
     platforms = [f"--platform=manylinux_2_{glibc}_aarch64" for glibc in (17, 27, 28)]
     options = ["--only-binary=:all:", "--no-deps", "--python-version=3.11", f"--dest={folder / 'wheels'}", *platforms]
-    _run(sys.executable, "-m", "pip", "download", "--quiet", *options, *wanted, cwd=folder)
+    must_run(folder, sys.executable, "-m", "pip", "download", "--quiet", *options, *wanted)
     for wheel in sorted((folder / "wheels").glob("*.whl")):
         zipfile.ZipFile(wheel).extractall(site)
-
-
-def _run(*command: str, cwd: Path) -> None:
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise UserError(f"{' '.join(command[:6])} ... failed:\n{result.stdout}{result.stderr}")

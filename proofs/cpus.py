@@ -11,9 +11,8 @@ stopped, since the folder stays. Needs QEMU and ``apt-get`` (Debian: qemu-user).
 """
 
 import argparse
-import os
+import functools
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from minitrain.base import UserError, layout, process
 from proofs import arm64, program
-from proofs.project import ROOT, SHORT, copy_project, tree
+from proofs.project import DVC, ROOT, SHORT, copy_project, different, must_run, tree
 
 STEPS = {**SHORT, "train.steps": 8, "train.eval_every": 4, "train.checkpoint_every": 5, "train.warmup_steps": 3}
 STAGES = [stage.replace("-", "_") for stage in layout.STAGES]
@@ -35,18 +34,14 @@ LOSSES = "plots/train/log.csv"
 
 def left_by(project: Path, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, bytes]:
     """Run a command in a project; every file that its stages left."""
-    env = {**os.environ, **environment}
-    result = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise UserError(f"{' '.join(command):.200} failed:\n{result.stdout}{result.stderr}")
+    must_run(project, *command, **environment)
     return tree(project, "data/batches", "models", "plots")
 
 
-def compare_files(name: str, expected: dict[str, bytes], got: dict[str, bytes]) -> None:
+def compare_files(expected: dict[str, bytes], name: str, got: dict[str, bytes]) -> None:
     """Say how many files of two runs are equal; UserError when one is not."""
-    different = sorted(path for path in expected.keys() | got.keys() if expected.get(path) != got.get(path))
-    if different:
-        raise UserError(f"{name}: the proof does not hold: different: {', '.join(different)}")
+    if wrong := different(expected, got):
+        raise UserError(f"{name}: the proof does not hold: different: {', '.join(wrong)}")
     print(f"{name}: {len(got)} of {len(expected)} files equal", flush=True)
 
 
@@ -58,17 +53,13 @@ def short_runs(folder: Path) -> None:
     ) -> dict[str, bytes]:
         return left_by(copy_project(folder / name.replace(" ", "-"), STEPS), [*python, *code], env)
 
-    here = run("here")
-
-    def compare(name: str, got: dict[str, bytes]) -> None:
-        compare_files(name, here, got)
-
+    compare = functools.partial(compare_files, run("here"))
     for core in KERNELS:
         compare(f"{core} kernels", run(core, OPENBLAS_CORETYPE=core))
     compare("no SIMD in NumPy", run("no SIMD", NPY_DISABLE_CPU_FEATURES=NO_SIMD))
     compare("NumPy first, two BLAS threads", run("first", code=NUMPY_FIRST, OPENBLAS_NUM_THREADS="2"))
     other = folder / "other-numpy"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-t", other, "--no-deps", OTHER_NUMPY], check=True)
+    must_run(folder, sys.executable, "-m", "pip", "install", "-q", "-t", str(other), "--no-deps", OTHER_NUMPY)
     compare(OTHER_NUMPY, run("other", PYTHONPATH=str(other)))
 
     one, another = (native_losses(folder / f"native-{core}", core) for core in (KERNELS[0], KERNELS[3]))
@@ -95,10 +86,10 @@ def whole_run(folder: Path) -> None:
         copy_project(project)
     python, environment = arm64.python(folder / "arm64")
     for stage in STAGES:
-        left_by(project, [*python, "-c", program(stage)], environment)
+        must_run(project, *python, "-c", program(stage), **environment)
         print(stage, flush=True)
-    left_by(project, [sys.executable, "-m", "stages.verify"], {})
-    left_by(project, [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], {})
+    must_run(project, sys.executable, "-m", "stages.verify")
+    must_run(project, *DVC, "init", "--no-scm", "--quiet")
     if lock_of(project) != expected:
         raise UserError("dvc.lock: the proof does not hold: another than the committed one")
     (state,) = (project / "models").glob("*.state.safetensors")
@@ -112,7 +103,7 @@ def whole_run(folder: Path) -> None:
 def lock_of(project: Path) -> bytes:
     """The dvc.lock that DVC writes for the files as they are."""
     (project / "dvc.lock").unlink(missing_ok=True)
-    left_by(project, [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], {})
+    must_run(project, *DVC, "commit", "--force", "--quiet")
     return (project / "dvc.lock").read_bytes()
 
 

@@ -19,7 +19,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ from minitrain.dataset.read import read_dataset
 from minitrain.params import read_params
 from minitrain.training import checkpoint, export
 from proofs import program
-from proofs.project import SHORT, copy_project
+from proofs.project import SHORT, copy_project, must_run
 
 COPIES, HOSTILE_COPIES = 10_000, 2_000
 CHUNK = 250  # copies for each child process
@@ -220,8 +219,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         print(f"{flip_every_bit(Path(temporary))} flipped bits refused, every one of a small file of each format")
         project = copy_project(Path(temporary) / "project", SHORT)
-        code = program("shard_to_batches", "train")
-        subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
+        must_run(project, sys.executable, "-c", program("shard_to_batches", "train"))
         if not is_caught(project):
             raise UserError("negative control: a loader without its digest check is not caught")
         print("negative controls: whole files load; a loader without its digest check is caught", flush=True)

@@ -24,7 +24,7 @@ from minitrain.params import read_params
 from minitrain.training import checkpoint
 from minitrain.training.state import TrainState
 from proofs import program
-from proofs.project import ROOT, SHORT, copy_project, tree
+from proofs.project import ROOT, SHORT, copy_project, different, tree
 
 BATCHES_LOG = "batches.log"  # written by hooks/sitecustomize.py: a line for each batch, where it began and its ids
 OUTS = ("models", "plots", "data/batches")
@@ -111,10 +111,8 @@ def left(project: Path) -> dict[str, bytes]:
 
 def check(project: Path, reference: dict[str, bytes], when: str) -> None:
     """Compare everything that has been left with what the uninterrupted run left."""
-    got = left(project)
-    different = sorted(name for name in reference.keys() | got.keys() if reference.get(name) != got.get(name))
-    if different:
-        raise UserError(f"killed {when}: different: {', '.join(different)}")
+    if wrong := different(reference, left(project)):
+        raise UserError(f"killed {when}: different: {', '.join(wrong)}")
 
 
 def kill_at_random(rng: random.Random, project: Path, run: subprocess.Popen[str], seconds: float, n: int) -> bool:

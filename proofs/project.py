@@ -1,12 +1,18 @@
-"""A copy of the project to run, to kill and to break: the same code and data, a shorter training."""
+"""A copy of the project to run, to kill and to break: the same code and data, a shorter training; and what it left."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from minitrain.base import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
+DVC = (sys.executable, "-m", "dvc")
 PARTS = ("minitrain", "stages", "data", "params.yaml", "dvc.yaml", ".dvcignore", "requirements.lock")
 
 # The real model, corpus and batches; few steps, but past warm-up, with evaluations and checkpoints.
@@ -52,3 +58,17 @@ def tree(root: Path, *folders: str) -> dict[str, bytes]:
         for path in sorted((root / folder).rglob("*"))
         if path.is_file()
     }
+
+
+def different(expected: dict[str, bytes], got: dict[str, bytes]) -> list[str]:
+    """The paths of the files that two such trees do not have alike."""
+    return sorted(path for path in expected.keys() | got.keys() if expected.get(path) != got.get(path))
+
+
+def must_run(folder: Path, *command: str, **environment: str) -> str:
+    """Run a command, with these variables besides, which has to end well; what it printed. UserError otherwise."""
+    env = {**os.environ, **environment}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise UserError(f"{' '.join(command):.200} failed:\n{result.stdout}{result.stderr}")
+    return result.stdout

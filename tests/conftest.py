@@ -20,10 +20,11 @@ from minitrain.base import layout
 from minitrain.base.process import run_command
 from minitrain.corpus.rows import Row
 from minitrain.corpus.shards import Corpus, read_corpus
+from minitrain.dataset.build import texts
 from minitrain.dataset.stores import TokenStore
-from minitrain.dataset.tokenizer import BOS, EOS
+from minitrain.dataset.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
 from minitrain.params import ModelConfig, TrainConfig
-from proofs.project import SHORT, copy_project
+from proofs.project import DVC, SHORT, copy_project, must_run
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test logs into the store of whoever runs it
@@ -67,6 +68,12 @@ def corpus() -> Corpus:
 def rows(corpus) -> list[Row]:
     """Its correct rows."""
     return list(corpus.correct_rows.values())
+
+
+@pytest.fixture(scope="session")
+def bpe(rows) -> Tokenizer:
+    """The tokenizer of those rows."""
+    return train_tokenizer(texts(rows), 64)
 
 
 def random_store(
@@ -115,6 +122,17 @@ def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.
     """Run ``python -W error ARGUMENTS`` in a process of its own, for what only a whole process can show."""
     command, env = [sys.executable, "-W", "error", *arguments], {**os.environ, **environment}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def init_git_and_dvc(project: Path) -> None:
+    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")
+    must_run(project, "git", "init", "-q")
+    must_run(project, *DVC, "init", "-q")
+
+
+def commit_all(project: Path) -> None:
+    must_run(project, "git", "add", "-A")
+    must_run(project, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x")
 
 
 def edit(path: Path, changes: dict[str, str]) -> None:

@@ -1,13 +1,10 @@
 """Exact arithmetic: the same bits from any kernel, in any order of terms, in any batch; and how far off it may be."""
 
-import os
-import subprocess
-import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import TINY_MODEL, refused
+from conftest import TINY_MODEL, refused, run_python
 
 from minitrain.base import UserError
 from minitrain.dataset.batches import pad
@@ -111,21 +108,22 @@ def test_a_total_is_within_its_bound_and_zeros_at_the_end_change_no_bit(dtype, n
     assert arithmetic.total(np.concatenate([x, np.zeros((9, 4), dtype)])).tobytes() == got.tobytes()
 
 
-@BOTH
-def test_exp_and_logistic_are_within_their_bounds(dtype):
-    x = np.linspace(-80, 70, 20001).astype(dtype)
-    exact = np.exp(x.astype(np.longdouble))
-    unit = float(ROUNDOFF[dtype])
-    assert (np.abs(arithmetic.exp(x) / exact - 1) <= (4 + 2 * np.abs(x)) * unit).all()
-    assert (np.abs(arithmetic.logistic(x) - exact / (1 + exact)) <= 4 * unit).all()
+LINE = np.linspace(-80, 70, 20001)
+# Of each function: the true one, where it is tried, and the bound in units of roundoff, given x and the true value.
+FUNCTIONS = {
+    "exp": (np.exp, LINE, lambda x, exact: (4 + 2 * np.abs(x)) * exact),
+    "logistic": (lambda x: np.exp(x) / (1 + np.exp(x)), LINE, lambda x, exact: 4),
+    "log": (np.log, np.exp(LINE), lambda x, exact: 4 * np.maximum(1, np.abs(exact))),
+}
 
 
 @BOTH
-def test_log_is_within_its_bound(dtype):
-    x = np.exp(np.linspace(-80, 80, 20001)).astype(dtype)
-    exact = np.log(x.astype(np.longdouble))
-    bound = 4 * float(ROUNDOFF[dtype]) * np.maximum(1, np.abs(exact))
-    assert (np.abs(arithmetic.log(x) - exact) <= bound).all()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_within_its_bound(dtype, name):
+    true, x, bound = FUNCTIONS[name]
+    x = x.astype(dtype)
+    exact = true(x.astype(np.longdouble))
+    assert (np.abs(getattr(arithmetic, name)(x) - exact) <= bound(x, exact) * float(ROUNDOFF[dtype])).all()
 
 
 @pytest.mark.parametrize("largest", [1e-3, 3.14, 31.0, 4096.0])
@@ -248,10 +246,7 @@ for name in ("matmul", "exp", "logistic"):
 def test_other_kernels_give_the_same_bits_and_no_function_could_be_numpys_own(root):
     digests = []
     for kernels in KERNELS:
-        env = {**os.environ, **kernels, "PYTHONPATH": f"{root}:{root / 'tests'}"}
-        result = subprocess.run(
-            [sys.executable, "-c", SHORT_RUNS], env=env, capture_output=True, text=True, check=False
-        )
+        result = run_python(root, "-c", SHORT_RUNS, **kernels, PYTHONPATH=f"{root}:{root / 'tests'}")
         assert result.returncode == 0, result.stderr
         digests.append(dict(line.split() for line in result.stdout.splitlines()))
     same = {name for name in digests[0] if digests[0][name] == digests[1][name]}
@@ -282,9 +277,7 @@ process.run_command(main)
     ("bits", "message"), [(0x8040, "very small numbers as 0"), (0x4000, "does not round to the nearest")]
 )
 def test_a_process_that_breaks_ieee_754_is_refused_by_name(root, bits, message):
-    code = BROKEN.replace("BITS", str(bits))
-    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert message in refused(result)
+    assert message in refused(run_python(root, "-c", BROKEN.replace("BITS", str(bits))))
 
 
 def test_a_library_that_multiplies_in_another_way_is_refused_by_name(monkeypatch):

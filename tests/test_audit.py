@@ -8,39 +8,27 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import edit
+from conftest import commit_all, edit, init_git_and_dvc, run_python
 
 from minitrain.base.layout import STAGES
 from proofs import audit, program
-from proofs.project import ROOT, SHORT, copy_project
+from proofs.project import DVC, ROOT, SHORT, copy_project, must_run
 
-DVC = [sys.executable, "-m", "dvc"]
 LEFT_BY_A_RUN = ("dvc.lock", "data", "models", "plots")
 TABLE = "plots/baseline-compare/perplexity_test.csv"
 
 
-def quietly(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
-def commit(project: Path) -> None:
-    quietly(project, "git", "add", "-A")
-    quietly(project, "git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "x")
-
-
 def dvc_commit(project: Path) -> None:
-    quietly(project, *DVC, "commit", "-q", "-f", *STAGES)
-    commit(project)
+    must_run(project, *DVC, "commit", "-q", "-f", *STAGES)
+    commit_all(project)
 
 
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory):
     """A project that has run, in git and under DVC."""
     project = copy_project(tmp_path_factory.mktemp("audit") / "project", {**SHORT, "train.steps": 60})
-    (project / ".gitignore").write_text("/checkpoints\n__pycache__/\n")
-    quietly(project, "git", "init", "-q")
-    quietly(project, *DVC, "init", "-q")
-    quietly(project, sys.executable, "-c", program(*(stage.replace("-", "_") for stage in STAGES)))
+    init_git_and_dvc(project)
+    must_run(project, sys.executable, "-c", program(*(stage.replace("-", "_") for stage in STAGES)))
     dvc_commit(project)
     return project
 
@@ -49,7 +37,7 @@ def committed(tmp_path_factory):
 def made(committed):
     """What a clean clone of it makes."""
     clone = committed.with_name("clone")
-    quietly(committed, "git", "clone", "-q", str(committed), str(clone))
+    must_run(committed, "git", "clone", "-q", str(committed), str(clone))
     assert audit.run_from_nothing(clone, [*DVC, "repro", "-q", *STAGES])
     return clone
 
@@ -59,21 +47,19 @@ def here(committed, tmp_path):
     return Path(shutil.copytree(committed, tmp_path / "here", symlinks=True))
 
 
-def audited(here: Path, made: Path) -> subprocess.CompletedProcess[str]:
-    """The audit as ``make audit`` starts it, but that the clone's run takes what has been made before."""
-    command = [
-        sys.executable,
-        "-IS",
-        str(ROOT / "proofs/audit.py"),
-        "cp",
-        "-r",
-        *(str(made / name) for name in LEFT_BY_A_RUN),
-    ]
-    return subprocess.run([*command, "."], cwd=here, capture_output=True, text=True, check=False)
+def audited(here: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """The audit as ``make audit`` starts it, with another command to run in the clone."""
+    return run_python(here, "-IS", str(ROOT / "proofs/audit.py"), *command)
 
 
-def test_a_clean_clone_makes_what_is_here(here, made):
-    result = audited(here, made)
+@pytest.fixture
+def take(made):
+    """A command that takes what has been made before, in place of ``make repro``."""
+    return ["cp", "-r", *(str(made / name) for name in LEFT_BY_A_RUN), "."]
+
+
+def test_a_clean_clone_makes_what_is_here(here, take):
+    result = audited(here, *take)
     assert (result.returncode, result.stderr) == (0, "")
     says = r"audit: a clean clone of commit \w+ makes the same dvc.lock and the same 20 outputs\n"
     assert re.fullmatch(says, result.stdout)
@@ -101,40 +87,39 @@ STATE = "minigpt-phase18-MODEL.state.safetensors"
     ],
 )
 def test_each_output_that_differs_is_named_even_if_the_forged_one_is_committed(
-    here, made, change, with_its_lock, names
+    here, take, change, with_its_lock, names
 ):
     change(here)
     if with_its_lock:
         dvc_commit(here)
-    result = audited(here, made)
+    result = audited(here, *take)
     error = re.sub("minigpt-phase18-[0-9a-f]{12}", "minigpt-phase18-MODEL", result.stderr)
     says = r"error: audit: a clean clone of commit \w+ does not make what is here: "
     assert re.fullmatch(says + re.escape(names) + "\n", error), error
     assert result.returncode == 1
 
 
-def test_what_is_here_and_not_in_the_commit_is_said_even_if_git_was_told_not_to(here, made):
+def test_what_is_here_and_not_in_the_commit_is_said_even_if_git_was_told_not_to(here, take):
     edit(here / "minitrain/loop.py", {"The training loop.": "Another training loop."})
-    quietly(here, "git", "update-index", "--assume-unchanged", "minitrain/loop.py")
+    must_run(here, "git", "update-index", "--assume-unchanged", "minitrain/loop.py")
     for name in ("yaml.py", "minitrain/json.so", "notes.txt", "minitrain/__pycache__/loop.cpython-311.pyc"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).touch()
     (here / ".git/info/exclude").write_text("*.py\n*.so\n")
-    result = audited(here, made)
+    result = audited(here, *take)
     assert result.returncode == 0
     (note,) = re.findall(r"note: what is here is not commit \w+: (.*)", result.stdout)
     assert note == "'minitrain/loop.py', 'minitrain/json.so', 'yaml.py'"
 
 
 def test_a_run_that_fails_in_the_clone_and_a_folder_without_git_are_one_clear_line(here, tmp_path):
-    command = [sys.executable, "-IS", str(ROOT / "proofs/audit.py"), "false"]
-    failed = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    failed = audited(here, "false")
     assert failed.returncode == 1
     assert re.fullmatch(
         r"error: audit: .* does not make what is here: false \(failed, see above\), 'dvc.lock'\n", failed.stderr
     )
     (tmp_path / "empty").mkdir()
-    no_git = subprocess.run(command, cwd=tmp_path / "empty", capture_output=True, text=True, check=False)
+    no_git = audited(tmp_path / "empty", "false")
     assert (no_git.returncode, "Traceback" in no_git.stderr) == (1, False)
     assert "error: audit: git clone failed in " in no_git.stderr
 
@@ -157,20 +142,12 @@ def test_the_clones_run_starts_with_nothing_of_an_earlier_run_and_of_the_users_s
         dvc config --list --show-origin | grep -v -e core.analytics=false -e cache.type=copy
         exit 0
     """
-    shell = {
-        "PYTHONPATH": "/x",
-        "DVC_EXP_BASELINE_REV": "x",
-        "MLFLOW_TRACKING_URI": "x",
-        "MAKEFLAGS": "n",
-    }
-    shell["DVC_GLOBAL_CONFIG_DIR"] = str(tmp_path)
+    shell = dict.fromkeys(("DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI"), "x")
+    shell |= {"DVC_GLOBAL_CONFIG_DIR": str(tmp_path), "MAKEFLAGS": "n", "PYTHONPATH": str(ROOT)}
     (tmp_path / "config").write_text("[user]\n    name = x\n")
     code = f"from proofs import audit; from pathlib import Path as P; audit.run_from_nothing(P('{here}'), {['sh', '-c', script]!r})"
-    env = {**os.environ, **shell, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
-    )
-    assert result.stdout == ""
+    result = run_python(tmp_path, "-c", code, **shell)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_no_command_of_the_projects_environment_takes_part(root):

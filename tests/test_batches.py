@@ -12,7 +12,7 @@ from minitrain.dataset import build
 from minitrain.dataset.batches import DataIterator, make_microshards, pad
 from minitrain.dataset.read import read_dataset
 from minitrain.dataset.stores import TokenStore
-from minitrain.dataset.tokenizer import BOS, EOS, PAD, train_tokenizer
+from minitrain.dataset.tokenizer import BOS, EOS, PAD
 from minitrain.params import read_params
 
 
@@ -87,11 +87,6 @@ def test_a_store_fits_a_model_to_the_token_or_is_named():
 
 
 # --- from rows to stores -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bpe(rows):
-    return train_tokenizer(build.texts(rows), 64)
 
 
 def test_a_row_becomes_both_directions(rows):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import os
+import re
 
 import numpy as np
 import pytest
@@ -103,9 +105,13 @@ def test_a_run_goes_on_from_its_newest_whole_checkpoint(folder, capsys):
 @pytest.mark.parametrize("damage", [lambda kept: kept.unlink(), lambda kept: kept.write_bytes(kept.read_bytes()[:-1])])
 def test_without_its_mid_run_checkpoint_a_run_past_it_starts_over(folder, capsys, damage):
     damage(folder / "kept.safetensors")
-    assert resumed_step(folder) == 0
+    before = folder.stat()
+    state = checkpoint.resume(folder, TINY_MODEL, TINY_TRAIN)
+    fresh = initial_state(TINY_MODEL, TINY_TRAIN)
+    assert encode_tensors(checkpoint.state_tensors(state)) == encode_tensors(checkpoint.state_tensors(fresh))
     assert list(folder.glob("step-*")) == []
-    assert capsys.readouterr().out.splitlines()[-1] == "starting over"
+    assert os.path.samestat(before, folder.stat())  # it stays: the run holds a lock on it
+    assert re.search(r"kept\.safetensors: .*\nstarting over\n$", capsys.readouterr().out)
 
 
 def test_without_its_mid_run_checkpoint_a_run_that_has_just_come_to_it_goes_on(folder):

@@ -1,18 +1,21 @@
 """A training that was stopped, killed or left beside another: the next one goes on, or begins anew, and ends the same.
+None costs another its checkpoints, in whatever folder it runs.
 
 A real SIGKILL at every moment: proofs/kills.py.
 """
 
-import re
+import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import refused, run_python, run_stage
+from conftest import commit_all, init_git_and_dvc, refused, run_python, run_stage
 
 from minitrain import tracking
-from minitrain.base import files
-from proofs.project import set_params, tree
+from minitrain.base import files, layout
+from proofs.project import DVC, SHORT, copy_project, must_run, set_params, tree
 
 
 @pytest.fixture(autouse=True)
@@ -24,50 +27,6 @@ def without_mlflow(monkeypatch):
 def trained(project: Path) -> dict[str, bytes]:
     """What the training leaves; the picture beside its tables is drawn by a later stage."""
     return {name: data for name, data in tree(project, "models", "plots/train").items() if not name.endswith(".png")}
-
-
-def train_without_cleaning_up(project: Path, monkeypatch) -> str:
-    """Train, but end before the working checkpoints are removed, as one does that is killed there; what it printed."""
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tracking, "log_run", die)  # the last step before
-        ended = run_stage(project, "train")
-    assert ended.returncode == 128 + signal.SIGINT, ended.stderr
-    return ended.stdout
-
-
-def test_training_again_trains_again(ran, whole):
-    """A finished run leaves no working checkpoint from which the next would only be exported again."""
-    assert list(ran.glob("checkpoints/*")) == []
-    result = run_stage(whole, "train")
-    assert "going on from step" not in result.stdout
-    assert "step 0: val loss" in result.stdout
-    assert trained(whole) == trained(ran)
-
-
-def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
-    """A dvc that is ended by SIGTERM leaves its stage at work; dvc repro would then start a second one."""
-    with files.exclusive_lock(untrained):
-        before = tree(untrained)
-        assert f"{untrained}: another run is at work here" in refused(run_stage(untrained, "train"))
-        assert tree(untrained) == before
-
-
-@pytest.mark.parametrize("left", [slice(-1), None], ids=["cut off", "gone"])
-def test_without_a_whole_mid_run_checkpoint_a_run_starts_over(untrained, monkeypatch, left):
-    train_without_cleaning_up(untrained, monkeypatch)
-    before = tree(untrained, "models", "plots/train", "checkpoints")
-    (kept,) = untrained.glob("checkpoints/*/kept.safetensors")
-    content = kept.read_bytes()
-    kept.unlink()
-    if left:
-        kept.write_bytes(content[left])
-    printed = train_without_cleaning_up(untrained, monkeypatch)
-    assert re.search(r"kept\.safetensors: .*\nstarting over\n", printed)
-    assert tree(untrained, "models", "plots/train", "checkpoints") == before
 
 
 STOPS_AT_STEP_5 = """
@@ -89,9 +48,38 @@ run_command(train.main)
 """
 
 
+def stopped_training(project: Path, how: signal.Signals) -> subprocess.CompletedProcess[str]:
+    """A training that gets a signal in step 5, after its checkpoint of step 0."""
+    return run_python(project, "-c", STOPS_AT_STEP_5.format(number=int(how)))
+
+
+def killed_training(project: Path) -> str:
+    """What a training prints until it is killed."""
+    killed = stopped_training(project, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    return killed.stdout
+
+
+def test_training_again_trains_again(ran, whole):
+    """A finished run leaves no working checkpoint from which the next would only be exported again."""
+    assert list(ran.glob("checkpoints/*")) == []
+    result = run_stage(whole, "train")
+    assert "going on from step" not in result.stdout
+    assert "step 0: val loss" in result.stdout
+    assert trained(whole) == trained(ran)
+
+
+def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
+    """A dvc that is ended by SIGTERM leaves its stage at work; dvc repro would then start a second one."""
+    with files.exclusive_lock(untrained):
+        before = tree(untrained)
+        assert f"{untrained}: another run is at work here" in refused(run_stage(untrained, "train"))
+        assert tree(untrained) == before
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran, untrained, how):
-    stopped = run_python(untrained, "-c", STOPS_AT_STEP_5.format(number=int(how)))
+    stopped = stopped_training(untrained, how)
     (saved,) = untrained.glob("checkpoints/*/step-000000005.safetensors")
     message = f"stopped by {how.name} after step 5; saved in {saved.parent.relative_to(untrained)}. To go on: dvc repro"
     assert (stopped.returncode, message in stopped.stderr) == (128 + how, True), stopped.stderr
@@ -100,11 +88,96 @@ def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran,
     assert trained(untrained) == trained(ran)
 
 
-def test_a_checkpoint_of_other_parameters_or_code_is_not_used(untrained, monkeypatch):
-    train_without_cleaning_up(untrained, monkeypatch)
+def test_a_checkpoint_of_other_parameters_or_code_is_not_used(untrained):
+    killed_training(untrained)
     set_params(untrained, {"train.lr": 0.002})
-    assert "going on from step" not in train_without_cleaning_up(untrained, monkeypatch)
+    assert "going on from step" not in killed_training(untrained)
     with (untrained / "minitrain/loop.py").open("a") as file:
         file.write("# another line of training code\n")
-    assert "going on from step" not in train_without_cleaning_up(untrained, monkeypatch)
+    assert "going on from step" not in killed_training(untrained)
     assert len(list(untrained.glob("checkpoints/*"))) == 3
+
+
+# --- several settings, each stopped before its end -------------------------------------------------------
+
+
+def test_a_run_of_another_setting_leaves_the_checkpoints_of_an_unfinished_one(untrained):
+    killed_training(untrained)
+    (folder,) = untrained.glob("checkpoints/*")
+    before = tree(folder)
+    assert "step-000000000.safetensors" in before
+    set_params(untrained, {"train.lr": 0.002})
+    assert run_stage(untrained, "train").returncode == 0
+    assert [path.name for path in untrained.glob("checkpoints/*")] == [folder.name]  # the ended run's are gone
+    assert tree(folder) == before
+    set_params(untrained, SHORT | {"train.lr": 0.003})
+    assert "going on from step 0 " in run_stage(untrained, "train").stdout
+
+
+def test_a_start_says_how_many_others_are_unfinished_and_how_large_they_are(untrained):
+    assert "unfinished" not in killed_training(untrained)
+    assert "unfinished" not in killed_training(untrained)  # its own are no others
+    (untrained / "checkpoints/mine").mkdir()
+    for lr in (0.002, 0.001):
+        set_params(untrained, {"train.lr": lr})
+        printed = killed_training(untrained)
+    size = sum(map(len, tree(untrained / "checkpoints").values())) * 2 / 3 / 1e6
+    assert f"checkpoints holds 2 other unfinished runs, {size:.1f} MB. " in printed
+
+
+def test_a_training_of_a_setting_that_is_at_work_in_another_folder_is_refused(untrained, tmp_path):
+    """An experiment in a temporary folder of DVC's has its checkpoints in the project, where the same setting may train."""
+    experiment = untrained / ".dvc/tmp/exps/tmp1"
+    shutil.copytree(untrained, tmp_path / "copy")
+    experiment.parent.mkdir(parents=True)
+    (tmp_path / "copy").rename(experiment)
+    killed_training(untrained)
+    (folder,) = untrained.glob("checkpoints/*")
+    before = tree(folder)
+    with files.exclusive_lock(folder):
+        message = refused(run_stage(experiment, "train", DVC_ROOT=str(untrained)))
+        assert f"{folder}: another run is at work here" in message
+        set_params(experiment, {"train.lr": 0.002})
+        assert run_stage(experiment, "train", DVC_ROOT=str(untrained)).returncode == 0
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("folder", "root", "expected"),
+    [
+        (".dvc/tmp/exps/standalone/tmp1", ".", "checkpoints"),
+        (".dvc/tmp/exps/tmp1", ".", "checkpoints"),
+        (".", ".", "checkpoints"),
+        ("elsewhere", ".", "elsewhere/checkpoints"),  # a DVC_ROOT that was left over from another project
+        (".dvc/tmp/exps/tmp1", None, ".dvc/tmp/exps/tmp1/checkpoints"),
+    ],
+)
+def test_checkpoints_are_in_the_project_whose_experiment_it_is(tmp_path, monkeypatch, folder, root, expected):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    if root:
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
+    assert layout.checkpoints().resolve() == tmp_path / expected
+
+
+def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c(tmp_path):
+    project = copy_project(tmp_path / "project", {**SHORT, "train.steps": 100})
+    init_git_and_dvc(project)
+    commit_all(project)
+    experiment = [*DVC, "exp", "run", "--temp", "train"]
+    first = subprocess.Popen(
+        experiment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    while not list(project.glob("checkpoints/*/step-*.safetensors")) and first.poll() is None:
+        os.sched_yield()
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    printed, _ = first.communicate()
+    (folder,) = project.glob("checkpoints/*")
+    assert f"saved in {folder}. To go on: dvc repro (in an experiment: the same dvc exp run)" in printed
+    assert list(project.glob(".dvc/tmp/exps/**/params.yaml")) == []  # the temporary folder is gone
+    again = must_run(project, *experiment)
+    assert f"({folder})" in again
+    assert "going on from step " in again
+    assert list(project.glob("checkpoints/*")) == []

@@ -1,13 +1,11 @@
 """Short forms of the proofs in proofs/, and that each of them can fail."""
 
-import sys
-
 import pytest
 
 from minitrain.base import files
 from minitrain.base.errors import UserError
 from proofs import cpus, damage, faults, kills
-from proofs.project import SHORT
+from proofs.project import DVC, SHORT, must_run
 
 
 def test_a_fault_at_any_operation_of_the_writer_leaves_the_old_file_or_the_new(tmp_path):
@@ -76,13 +74,13 @@ def test_going_on_means_with_the_batch_that_comes_next():
 
 def test_runs_that_leave_other_files_are_not_equal():
     with pytest.raises(UserError, match=r"arm64: the proof does not hold: different: a, b$"):
-        cpus.compare_files("arm64", {"a": b"1", "c": b"3"}, {"b": b"2", "c": b"3"})
+        cpus.compare_files({"a": b"1", "c": b"3"}, "arm64", {"b": b"2", "c": b"3"})
 
 
 def test_the_lock_of_other_files_is_another_lock(tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: python -m stages.train, outs: [models]}}")
     (tmp_path / "models").mkdir()
-    cpus.left_by(tmp_path, [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], {})
+    must_run(tmp_path, *DVC, "init", "--no-scm", "--quiet")
     locks = []
     for content in (b"a", b"b", b"a"):
         (tmp_path / "models/file").write_bytes(content)

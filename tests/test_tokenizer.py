@@ -20,11 +20,6 @@ def samples(rows):
     }
 
 
-@pytest.fixture(scope="module")
-def bpe(samples):
-    return train_tokenizer(*samples["the corpus"])
-
-
 def plain_bpe(texts, vocab_size):
     """The textbook algorithm: recount all pairs, merge the most frequent (ties: the first in order), repeat."""
     words = [list(text) for text in texts]

@@ -80,24 +80,6 @@ def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(stor
     assert "secret" not in str(error.value)
 
 
-def test_a_stage_prints_where_the_run_is_without_credentials(store, monkeypatch, capsys):
-    monkeypatch.chdir(store)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
-    monkeypatch.setattr(tracking, "_client", lambda: None)
-    monkeypatch.setattr(tracking, "_find_run", lambda *args: "1")
-    tracking.log_or_say_why_not([])
-    assert capsys.readouterr().out == "MLflow: runs:/1 in http://host\n"
-
-
-def test_a_stage_whose_store_cannot_be_reached_says_so_and_goes_on(store, monkeypatch, capsys):
-    monkeypatch.chdir(store)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
-    line = tracking.log_or_say_why_not(["train"])
-    assert line.startswith("note: MLflow at nonsense://x: ")
-    assert line.endswith("then log them with: make log-run")
-    assert capsys.readouterr().out == line + "\n"
-
-
 def test_the_command_logs_everything_that_is_on_disk(store, tmp_path):
     result = run_python(store, "-m", "minitrain.tracking", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/store.db")
     run, losses = recorded(store)
