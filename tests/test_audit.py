@@ -1,6 +1,5 @@
 """``make audit`` on a project of 60 steps and in the present environment. The whole of it: ``make prove-audit``."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -152,8 +151,6 @@ def test_the_clones_run_starts_with_nothing_of_an_earlier_run_and_of_the_users_s
 
 def test_no_command_of_the_projects_environment_takes_part(root):
     """Whether that environment was activated or not. ``echo`` stands for Python here, and shows what it would see."""
-    path = f"{root}/.venv/bin:/usr/bin:/bin"
-    command = ["make", "--no-print-directory", "audit", "PYTHON=echo $$PATH"]
-    env = {**os.environ, "PATH": path}
-    result = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "/usr/bin:/bin -IS proofs/audit.py make PYTHON=echo /usr/bin:/bin repro"
+    command = ("make", "--no-print-directory", "audit", "PYTHON=echo $$PATH")
+    printed = must_run(root, *command, PATH=f"{root}/.venv/bin:/usr/bin:/bin")
+    assert printed.splitlines()[-1] == "/usr/bin:/bin -IS proofs/audit.py make PYTHON=echo /usr/bin:/bin repro"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -21,6 +20,7 @@ from minitrain.base.tensors import encode_tensors
 from minitrain.dataset.batches import DataIterator, pad
 from minitrain.loop import Step, train
 from minitrain.training.state import initial_state
+from proofs.project import must_run
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_environment_of_make_bench_is_enough_and_of_the_locks_versions(root)
     assert [name for name, version in pins.items() if lock.get(name, version) != version] == []
     absent = ["dvc", "mlflow", "stages", "tqdm"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from benchmarks import compare, worker; "
-    subprocess.run([sys.executable, "-c", f"{code}from benchmarks.contenders import numpy_"], cwd=root, check=True)
+    must_run(root, sys.executable, "-c", f"{code}from benchmarks.contenders import numpy_")
 
 
 # --- the tricks of the fast code, each taken away --------------------------------------------------------

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT, refused, run_python
 
+from proofs.project import must_run
+
 
 def command(main: str) -> list[str]:
     """The arguments for Python to run a command whose ``main`` is this expression."""
@@ -111,7 +113,5 @@ def test_what_a_shell_may_have_set_does_not_reach_what_make_runs(root, tmp_path)
     (tmp_path / "show.mk").write_text(
         f"include {root}/Makefile\nshow:\n\t@echo [$$PYTHONSAFEPATH$$DVC_EXP_BASELINE_REV]\n"
     )
-    env = {**os.environ, "PYTHONSAFEPATH": "1", "DVC_EXP_BASELINE_REV": "HEAD"}
-    line = ["make", "--no-print-directory", "-f", tmp_path / "show.mk", "show"]
-    result = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    line = ("make", "--no-print-directory", "-f", "show.mk", "show")
+    assert must_run(tmp_path, *line, PYTHONSAFEPATH="1", DVC_EXP_BASELINE_REV="HEAD") == "[]\n"

@@ -10,7 +10,7 @@ from closure import PACKAGES, imported_modules
 from conftest import edit, model_file, refused, run_python, run_stage
 
 import stages
-from proofs.project import copy_project, set_params, tree
+from proofs.project import set_params, tree
 
 
 @pytest.mark.parametrize("lr", [30.0, 1000.0])
@@ -39,75 +39,63 @@ def test_every_package_that_is_imported_is_looked_up(root):
 
 
 SHARD = "data/shards/shard-01.jsonl"
-BAD_INPUTS = {
-    "a row": (
-        lambda p: edit(p / SHARD, {'"tense": "': '"tense": "x'}),
-        f"{SHARD}:1: key 'tense': expected one of 'infinitive'",
-    ),
-    "invalid UTF-8": (
-        lambda p: (p / SHARD).write_bytes(b'{"id": "\xff"}\n'),
-        f"{SHARD}:1: expected UTF-8, got the byte 0xff",
-    ),
-    "missing folder": (
-        lambda p: edit(p / "params.yaml", {"data/shards": "data/nowhere"}),
-        "data/nowhere: expected a folder",
-    ),
-    "empty folder": (
-        lambda p: [path.unlink() for path in (p / "data/shards").iterdir()],
-        "data/shards: expected at least one shard",
-    ),
-    "missing shard": (lambda p: (p / SHARD).unlink(), f"{SHARD}: listed in data/MANIFEST.json but not there"),
-    "missing manifest": (lambda p: (p / "data/MANIFEST.json").unlink(), "data/MANIFEST.json: cannot be read"),
-    "too long a sequence": (
-        lambda p: edit(p / "params.yaml", {"context: 32": "context: 20"}),
-        "expected at most 21 tokens",
-    ),
-    "too small a vocabulary": (
-        lambda p: edit(p / "params.yaml", {"vocab_size: 64": "vocab_size: 20"}),
-        "model.vocab_size: expected at least",
-    ),
-    "a parameter": (
-        lambda p: edit(p / "params.yaml", {"steps: 2000": "stepps: 2000"}),
-        "params.yaml:25: train.stepps: unknown key",
-    ),
+# By stage: what is done to a project, and what the stage then says.
+BAD_FILES = {
+    "shard-to-batches": {
+        "a row": (
+            lambda p: edit(p / SHARD, {'"tense": "': '"tense": "x'}),
+            f"{SHARD}:1: key 'tense': expected one of 'infinitive'",
+        ),
+        "invalid UTF-8": (
+            lambda p: (p / SHARD).write_bytes(b'{"id": "\xff"}\n'),
+            f"{SHARD}:1: expected UTF-8, got the byte 0xff",
+        ),
+        "missing folder": (
+            lambda p: edit(p / "params.yaml", {"data/shards": "data/nowhere"}),
+            "data/nowhere: expected a folder",
+        ),
+        "empty folder": (
+            lambda p: [path.unlink() for path in (p / "data/shards").iterdir()],
+            "data/shards: expected at least one shard",
+        ),
+        "missing shard": (lambda p: (p / SHARD).unlink(), f"{SHARD}: listed in data/MANIFEST.json but not there"),
+        "missing manifest": (lambda p: (p / "data/MANIFEST.json").unlink(), "data/MANIFEST.json: cannot be read"),
+        "too long a sequence": (
+            lambda p: edit(p / "params.yaml", {"context: 32": "context: 20"}),
+            "expected at most 21 tokens",
+        ),
+        "too small a vocabulary": (
+            lambda p: edit(p / "params.yaml", {"vocab_size: 64": "vocab_size: 20"}),
+            "model.vocab_size: expected at least",
+        ),
+        "a parameter": (lambda p: edit(p / "params.yaml", {" steps: ": " stepps: "}), "train.stepps: unknown key"),
+    },
+    "fp16-drift": {
+        "a truncated model": (
+            lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]),
+            "was damaged or changed. Make it again with: dvc repro --force",
+        ),
+        "no model": (lambda p: model_file(p).unlink(), "cannot be read"),
+        "a model without its manifest": (
+            lambda p: next((p / "models").glob("*.json")).unlink(),
+            "expected one model with its manifest, found 0",
+        ),
+        "a model of another config": (
+            lambda p: edit(p / "params.yaml", {"d_ff: 256": "d_ff: 128"}),
+            "expected the config of params.yaml",
+        ),
+        "a model of another schema": (
+            lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 2': '"schema_version": 9'}),
+            "key 'schema_version': expected 2",
+        ),
+    },
 }
 
 
-@pytest.mark.parametrize("name", BAD_INPUTS)
-def test_a_bad_corpus_or_parameter_is_named_and_nothing_is_written(tmp_path, name):
-    breaking, message = BAD_INPUTS[name]
-    project = copy_project(tmp_path / "project")
-    breaking(project)
-    before = tree(project)
-    assert message in refused(run_stage(project, "shard-to-batches"))
-    assert tree(project) == before
-
-
-BAD_MODELS = {
-    "truncated": (
-        lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]),
-        "was damaged or changed. Make it again with: dvc repro --force",
-    ),
-    "gone": (lambda p: model_file(p).unlink(), "cannot be read"),
-    "without its manifest": (
-        lambda p: next((p / "models").glob("*.json")).unlink(),
-        "expected one model with its manifest, found 0",
-    ),
-    "of another config": (
-        lambda p: edit(p / "params.yaml", {"d_ff: 256": "d_ff: 128"}),
-        "expected the config of params.yaml",
-    ),
-    "of another schema": (
-        lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 2': '"schema_version": 9'}),
-        "key 'schema_version': expected 2",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_MODELS)
-def test_a_bad_model_is_named_and_nothing_is_written(whole, name):
-    breaking, message = BAD_MODELS[name]
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage in BAD_FILES for name in BAD_FILES[stage]])
+def test_a_bad_file_is_named_and_nothing_is_written(whole, stage, name):
+    breaking, message = BAD_FILES[stage][name]
     breaking(whole)
     before = tree(whole)
-    assert message in refused(run_stage(whole, "fp16-drift"))
+    assert message in refused(run_stage(whole, stage))
     assert tree(whole) == before
