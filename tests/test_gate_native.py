@@ -52,26 +52,29 @@ def test_the_gate_says_what_native_does_not_promise_and_still_finds_what_is_fals
     assert set(failed(native, monkeypatch, *names)) == BEATS
     result = checks.evaluate("resumed run", Run(read_params()))
     assert (result.expected, result.passed) == ("native: not promised", True)
-    monkeypatch.setattr(
-        roundtrip, "train", lambda *_: iter(())
-    )  # as another machine: the resumed run ends in other bits
+    # As on another machine: the resumed run ends in other bits.
+    monkeypatch.setattr(roundtrip, "train", lambda *_: iter(()))
     assert set(failed(native, monkeypatch, *names)) == BEATS
     change_json(manifest(native), lambda m: m["metrics"].update(val_perplexity=1.1))
     assert set(failed(native, monkeypatch, "model files")) == {"model files"}
 
 
+def edited(changes: dict[str, str]):
+    return lambda file: edit(file, changes)
+
+
 @pytest.mark.parametrize(
     ("path", "change", "found"),
     [
-        ("train/evaluations.csv", {"\n8,": "\n9,"}, True),
-        ("train/evaluations.csv", {",4.": ",4.5"}, True),
-        ("train/evaluations.csv", {"val_loss": "loss"}, True),
-        ("train/log.csv", {"\n23,": "\n23,0,"}, True),
-        ("fp16-drift/relative_l2.csv", {",0.000": ",0.00000"}, True),
-        ("fp16-drift/relative_l2.csv", {"embed_out": "embed"}, True),
-        ("baseline-compare/perplexity_val.csv", {"29.2735": "29.2736"}, False),  # another processor may say so
-        ("shard-to-batches/lengths.csv", {",0,": ",0.0,"}, True),
-        ("shard-to-batches/metrics.json", {'"mean_tokens": ': '"mean_tokens": 0'}, True),
+        ("train/evaluations.csv", edited({"\n8,": "\n9,"}), True),
+        ("train/evaluations.csv", edited({",4.": ",4.5"}), True),
+        ("train/evaluations.csv", edited({"val_loss": "loss"}), True),
+        ("train/log.csv", edited({"\n23,": "\n23,0,"}), True),
+        ("fp16-drift/relative_l2.csv", edited({",0.000": ",0.00000"}), True),
+        ("fp16-drift/relative_l2.csv", edited({"embed_out": "embed"}), True),
+        ("baseline-compare/perplexity_val.csv", edited({"29.2735": "29.2736"}), False),  # another processor may say so
+        ("shard-to-batches/lengths.csv", edited({",0,": ",0.0,"}), True),
+        ("shard-to-batches/metrics.json", edited({'"mean_tokens": ': '"mean_tokens": 0'}), True),
         ("train/loss.png", lambda file: file.write_bytes(b""), True),
         ("train/loss.png", lambda file: file.write_bytes(b"another picture"), False),
         ("fp16-drift/argmax_flips.md", Path.unlink, True),
@@ -84,8 +87,7 @@ def test_where_bits_are_not_promised_every_file_of_plots_is_still_looked_at(
     gate = Run(read_params())
     gate.bits_promised = False
     monkeypatch.setattr(gate, "expected_plots", lambda stage: exact_plots[stage])
-    changes = change if callable(change) else lambda file: edit(file, change)
-    changes(whole / "plots" / path)
+    change(whole / "plots" / path)
     result = checks.evaluate("plots", gate)
     assert result.passed == (not found)
     assert path in result.got or not found
