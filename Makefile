@@ -7,6 +7,7 @@
 #   make log-run log what is on disk into MLflow: every run of the gate does that too
 #   make check-all all of it, and all proofs below: two hours
 #   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
+#   make explain break every line of the loop: which test goes red, what does one see? an hour
 #   make lock    the lock files anew, after a change of the dependencies in pyproject.toml
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
@@ -22,7 +23,7 @@ export DVC_NO_ANALYTICS := 1
 # Of the user's shell: the first hides our modules from Python, the second tells the gate of an experiment.
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
-.PHONY: repro audit test check check-all qemu seeds bench profile ui log-run lock hooks format clean
+.PHONY: repro audit test check explain check-all qemu seeds bench profile ui log-run lock hooks format clean
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
@@ -40,6 +41,13 @@ check: .venv/dev
 	ruff format --check .
 	ruff check .
 	mypy
+	python -m course.chapter --check
+
+explain: .venv/dev
+	python -m course.explain
+	python -m course.chapter
+	dvc repro shard-to-batches
+	python -m course.state
 
 seeds: .venv/run
 	python -m benchmarks.seeds
@@ -60,7 +68,7 @@ prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
 # Before an issue is closed. Debian's QEMU is installed where it is missing; prove-lock takes hours and is left out.
-check-all: qemu check test audit prove-cpus prove-damage prove-faults prove-audit prove-kills bench
+check-all: qemu check test explain audit prove-cpus prove-damage prove-faults prove-audit prove-kills bench
 
 qemu:
 	@command -v qemu-aarch64 qemu-aarch64-static > /dev/null || apt-get install --quiet --yes qemu-user

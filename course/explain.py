@@ -27,19 +27,19 @@ from tqdm import tqdm
 
 from course import mutants
 from course.reasons import ROOT, Section, function_section, read_reasons
-from minitrain.base import UserError, formats, process
+from minitrain.base import UserError, files, formats, process
 from minitrain.loop import n_cores
 
 SEEN = ROOT / "course" / "seen.json"
 PYTEST = ("-m", "pytest", "-x", "-q", "--tb=no", "-rfE")
 SHORT_RUN = ("-m", "course.short_run", "short-run")
-LIMIT = 240  # seconds; the right code needs a quarter
+SHORT_RUN_LIMIT, TESTS_LIMIT = 60, 240  # seconds; the right code needs a fifth
 
 # The tests of each file, the quickest and most telling first.
 EXPLAINED = {
     "minitrain/loop.py": ("loop", "reference", "continuing", "pipeline"),
     "minitrain/training/state.py": ("optim", "loop", "reference"),
-    "minitrain/training/checkpoint.py": ("checkpoint", "loop", "unfinished_runs", "continuing"),
+    "minitrain/training/checkpoint.py": ("checkpoint", "loop", "continuing"),
     "minitrain/training/checks.py": ("loop", "mistakes"),
     "minitrain/dataset/batches.py": ("batches", "loop", "reference"),
     "minitrain/minitorch/optim.py": ("optim", "reference", "loop"),
@@ -66,11 +66,11 @@ def all_sections() -> list[Section]:
     return sections
 
 
-def run(folder: Path, *arguments: str) -> tuple[int | None, str, str]:
+def run(folder: Path, limit: float, *arguments: str) -> tuple[int | None, str, str]:
     """Run Python there: exit status (None: it did not end), what it printed, the last line of its errors."""
     command = [sys.executable, *arguments]
     try:
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired as error:
         return None, (error.stdout or b"").decode(), ""
     return result.returncode, result.stdout, (result.stderr.strip().splitlines() or [""])[-1]
@@ -78,7 +78,7 @@ def run(folder: Path, *arguments: str) -> tuple[int | None, str, str]:
 
 def first_red(folder: Path, tests: Sequence[str]) -> str:
     """The first test that goes red; empty when none does."""
-    status, printed, _ = run(folder, *PYTEST, *(f"tests/test_{name}.py" for name in tests))
+    status, printed, _ = run(folder, TESTS_LIMIT, *PYTEST, *(f"tests/test_{name}.py" for name in tests))
     found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", printed, re.MULTILINE)
     if status == 0:
         return ""
@@ -128,7 +128,7 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
         shown = ""
         if section.file in EXPLAINED:
             shutil.rmtree(folder / "short-run", ignore_errors=True)
-            shown = difference(right, *run(folder, *SHORT_RUN))
+            shown = difference(right, *run(folder, SHORT_RUN_LIMIT, *SHORT_RUN))
         test = first_red(folder, (EXPLAINED | ENGINE)[section.file])
         path.write_text(source)
         copies.put(folder)
@@ -137,8 +137,8 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(n_cores()) as pool:
         for number in range(n_cores()):
             copies.put(folder := copy_project(Path(temporary) / str(number)))
-            run(folder, "-m", "stages.shard_to_batches")
-        status, right, error = run(folder, *SHORT_RUN)
+            run(folder, SHORT_RUN_LIMIT, "-m", "stages.shard_to_batches")
+        status, right, error = run(folder, SHORT_RUN_LIMIT, *SHORT_RUN)
         if status != 0:
             raise UserError(f"the short run of the right code failed: {error}")
         results = list(tqdm(pool.map(look, changes), total=len(changes), desc="changes", unit="change"))
@@ -186,10 +186,11 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="only these, the rest as seen before (default: all)")
     chosen = parser.parse_args().files or [*EXPLAINED, *ENGINE]
     sections = all_sections()
-    seen = observe([section for section in sections if section.file in chosen])
-    before = read_seen()
-    functions = [name(section) for section in sections if section.lines]
-    SEEN.write_bytes(formats.json_bytes({key: (before | seen).get(key, {}) for key in functions}))
+    for file in chosen:
+        print(file, flush=True)
+        seen = read_seen() | observe([section for section in sections if section.file == file])
+        known = [name(section) for section in sections if section.lines]
+        files.write_bytes(SEEN, formats.json_bytes({key: seen[key] for key in known if key in seen}))
     check(sections, read_seen())
 
 
