@@ -33,7 +33,7 @@ from minitrain.loop import n_cores
 SEEN = ROOT / "course" / "seen.json"
 PYTEST = ("-m", "pytest", "-x", "-q", "--tb=no", "-rfE")
 SHORT_RUN = ("-m", "course.short_run", "short-run")
-SHORT_RUN_LIMIT, TESTS_LIMIT = 60, 240  # seconds; the right code needs a fifth
+SHORT_RUN_LIMIT, TESTS_LIMIT = 40, 240  # seconds; the right code needs a fifth
 
 # The tests of each file, the quickest and most telling first.
 EXPLAINED = {
@@ -76,9 +76,9 @@ def run(folder: Path, limit: float, *arguments: str) -> tuple[int | None, str, s
     return result.returncode, result.stdout, (result.stderr.strip().splitlines() or [""])[-1]
 
 
-def first_red(folder: Path, tests: Sequence[str]) -> str:
+def first_red(folder: Path, tests: Sequence[str], limit: float) -> str:
     """The first test that goes red; empty when none does."""
-    status, printed, _ = run(folder, TESTS_LIMIT, *PYTEST, *(f"tests/test_{name}.py" for name in tests))
+    status, printed, _ = run(folder, limit, *PYTEST, *(f"tests/test_{name}.py" for name in tests))
     found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", printed, re.MULTILINE)
     if status == 0:
         return ""
@@ -125,11 +125,12 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
         folder = copies.get()
         path, source = folder / section.file, (ROOT / section.file).read_text()
         path.write_text(mutants.mutated(source, section.function, index, change))
-        shown = ""
+        shown, limit = "", TESTS_LIMIT
         if section.file in EXPLAINED:
             shutil.rmtree(folder / "short-run", ignore_errors=True)
-            shown = difference(right, *run(folder, SHORT_RUN_LIMIT, *SHORT_RUN))
-        test = first_red(folder, (EXPLAINED | ENGINE)[section.file])
+            ended = run(folder, SHORT_RUN_LIMIT, *SHORT_RUN)
+            shown, limit = difference(right, *ended), SHORT_RUN_LIMIT if ended[0] is None else TESTS_LIMIT
+        test = first_red(folder, (EXPLAINED | ENGINE)[section.file], limit)
         path.write_text(source)
         copies.put(folder)
         return [section.lines[index].statement.line, change, test, shown]
