@@ -10,7 +10,8 @@ from closure import imported_modules
 from minitrain.base import layout
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "data/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "data/README.md"]
+DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 # What a run leaves, and what the reader or DVC makes: not in a fresh clone.
 LEFT_BY_RUNS = (
     ".dvc/cache",
@@ -108,7 +109,7 @@ def test_every_link_leads_to_a_file(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_exists_or_is_left_by_a_run(document):
-    words = [word.strip(",;:") for word in code_in(document).split()]
+    words = [word.strip(",;:").split("::")[0] for word in code_in(document).split()]
     paths = [word for word in words if re.fullmatch(r"[\w./-]*(\w/[\w./-]*|\.(py|md|yaml|json|lock|csv|db))", word)]
     assert paths
     for path in paths:
@@ -123,4 +124,5 @@ def test_every_command_has_a_target_a_stage_or_a_module(document):
     assert set(re.findall(r"\bmake ([a-z-]+)", code)) <= set(" ".join(targets).split())
     assert set(re.findall(r"\bdvc repro ([a-z][a-z0-9-]+)", code)) <= {*layout.STAGES, "verify"}
     for module in re.findall(r"python -m ([\w.]+)", code):
-        assert Path(*module.split("."), "__main__.py").exists(), module
+        path = Path(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
