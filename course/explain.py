@@ -31,9 +31,10 @@ from minitrain.base import UserError, files, formats, process
 from minitrain.loop import n_cores
 
 SEEN = ROOT / "course" / "seen.json"
-PYTEST = ("-m", "pytest", "-x", "-q", "--tb=no", "-rfE")
+PYTEST = ("-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-o", "faulthandler_timeout=60")
+NEVER_ENDS = ("-o", "faulthandler_exit_on_timeout=true")  # a test that takes a minute; the right code needs seconds
 SHORT_RUN = ("-m", "course.short_run", "short-run")
-SHORT_RUN_LIMIT, TESTS_LIMIT = 40, 240  # seconds; the right code needs a fifth
+LIMIT = 40  # seconds for the short run; the right code needs four
 
 # The tests of each file, the quickest and most telling first.
 EXPLAINED = {
@@ -76,13 +77,13 @@ def run(folder: Path, limit: float, *arguments: str) -> tuple[int | None, str, s
     return result.returncode, result.stdout, (result.stderr.strip().splitlines() or [""])[-1]
 
 
-def first_red(folder: Path, tests: Sequence[str], limit: float) -> str:
+def first_red(folder: Path, tests: Sequence[str]) -> str:
     """The first test that goes red; empty when none does."""
-    status, printed, _ = run(folder, limit, *PYTEST, *(f"tests/test_{name}.py" for name in tests))
+    status, printed, _ = run(folder, 900, *PYTEST, *NEVER_ENDS, *(f"tests/test_{name}.py" for name in tests))
     found = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", printed, re.MULTILINE)
     if status == 0:
         return ""
-    return found[1] if found else "every test" if status else "a test that never ends"
+    return found[1] if found else "every test" if status == 4 else "a test that never ends"
 
 
 def difference(right: str, status: int | None, printed: str, error: str) -> str:
@@ -125,12 +126,11 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
         folder = copies.get()
         path, source = folder / section.file, (ROOT / section.file).read_text()
         path.write_text(mutants.mutated(source, section.function, index, change))
-        shown, limit = "", TESTS_LIMIT
+        shown = ""
         if section.file in EXPLAINED:
             shutil.rmtree(folder / "short-run", ignore_errors=True)
-            ended = run(folder, SHORT_RUN_LIMIT, *SHORT_RUN)
-            shown, limit = difference(right, *ended), SHORT_RUN_LIMIT if ended[0] is None else TESTS_LIMIT
-        test = first_red(folder, (EXPLAINED | ENGINE)[section.file], limit)
+            shown = difference(right, *run(folder, LIMIT, *SHORT_RUN))
+        test = first_red(folder, (EXPLAINED | ENGINE)[section.file])
         path.write_text(source)
         copies.put(folder)
         return [section.lines[index].statement.line, change, test, shown]
@@ -138,8 +138,8 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(n_cores()) as pool:
         for number in range(n_cores()):
             copies.put(folder := copy_project(Path(temporary) / str(number)))
-            run(folder, SHORT_RUN_LIMIT, "-m", "stages.shard_to_batches")
-        status, right, error = run(folder, SHORT_RUN_LIMIT, *SHORT_RUN)
+            run(folder, LIMIT, "-m", "stages.shard_to_batches")
+        status, right, error = run(folder, LIMIT, *SHORT_RUN)
         if status != 0:
             raise UserError(f"the short run of the right code failed: {error}")
         results = list(tqdm(pool.map(look, changes), total=len(changes), desc="changes", unit="change"))
