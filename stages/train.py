@@ -4,6 +4,8 @@ Reads ``data/batches/``. Leaves ``models/`` and ``plots/train/``, and an MLflow 
 stopped goes on from its newest working checkpoint in ``checkpoints/`` and leaves the same bytes.
 """
 
+from pathlib import Path
+
 from minitrain.base import files, formats, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.minitorch import arithmetic
@@ -20,7 +22,7 @@ def main() -> None:
     inputs = manifest.run_inputs(params.model, params.train, dataset)
     folder = layout.checkpoints() / manifest.inputs_digest(inputs)
     # A dvc that is killed may leave its stage at work here; an experiment may train the same setting somewhere else.
-    with files.exclusive_lock(layout.HERE), files.exclusive_lock(folder):
+    with files.exclusive_lock(Path()), files.exclusive_lock(folder):
         checkpoint.say_what_others_left(folder)
         state = checkpoint.resume(folder, params.model, params.train)
         files.write_bytes(folder / "manifest.json", formats.json_bytes(inputs))

@@ -28,12 +28,10 @@ def test_output_to_a_full_disk_ends_the_run_with_one_line(end, unbuffered):
     line, env = [sys.executable, *command(f"print('x', end='{end}')")], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         result = subprocess.run(line, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-        both = subprocess.run(line, env=env, stdout=full, stderr=full, check=False)
     assert "what is printed cannot be written: No space left on device. Make room" in refused(result)
-    assert both.returncode == 1
 
 
-MEMORY = "error: not enough memory{}. Choose smaller values in params.yaml[^\n]*\n$"
+MEMORY = r"error: not enough memory \({}\). Choose smaller values in params.yaml[^\n]*\n$"
 ENDS = {
     "an error of the system that nobody foresaw keeps its traceback": (
         "os.mkdir('/')",
@@ -43,9 +41,9 @@ ENDS = {
     "an array that does not fit": (
         "__import__('numpy').zeros(2**50)",
         1,
-        MEMORY.format(r" \(Unable to allocate 8.00 PiB for an array with shape .*\)"),
+        MEMORY.format("Unable to allocate 8.00 PiB for an array with shape .*"),
     ),
-    "a text that does not fit": ("'x' * 2**62", 1, MEMORY.format("")),
+    "a text that does not fit": ("'x' * 2**62", 1, MEMORY.format("no more is free")),
     "SIGTERM outside of the training loop says how to go on": (
         "os.kill(os.getpid(), signal.SIGTERM)",
         143,

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
 from conftest import model_file, refused, run_stage
 
 from minitrain.gate.checks import CheckResult
@@ -41,15 +40,6 @@ def test_a_damaged_file_is_to_be_made_again_by_force_since_dvcs_cache_may_have_t
     path = model_file(whole)
     path.write_bytes(path.read_bytes()[:-1])
     assert refused(run_stage(whole, "fp16-drift")).endswith("Make it again with: dvc repro --force")
-
-
-@pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "1<params.yaml", "1<params.yaml 2<params.yaml"])
-def test_a_closed_stdout_loses_what_is_printed_and_nothing_else(root, redirect):
-    """``1<``: a descriptor that is open, but not for writing, is what a stage gets from ``dvc repro >&-``."""
-    code = f"{IMPORT}run_command(lambda: (print('x'), open('README.md').read()))"
-    command = ["sh", "-c", f'"$0" -c "$1" {redirect}', sys.executable, code]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_what_a_shell_may_have_set_does_not_reach_what_make_runs(root, tmp_path):

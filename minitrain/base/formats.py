@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files
 
 
 def json_bytes(value: Any) -> bytes:
@@ -49,7 +48,7 @@ def read_json(path: Path, expected_sha256: str | None = None) -> Any:
     try:
         return json.loads(files.read_text(path, expected_sha256))
     except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
         raise UserError(
-            f"{path}:{line}: expected JSON: {error}. Make the file again with its stage, by dvc repro --force."
+            f"{path}:{getattr(error, 'lineno', 1)}: expected JSON: {error}. Make the file again with its stage, by "
+            "dvc repro --force."
         ) from error
