@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import edit, run_python
+from conftest import run_python
 from gate import change_json
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -54,28 +54,19 @@ def test_the_default_store_is_absolute(monkeypatch, tmp_path):
     assert tracking.tracking_uri() == "http://server"
 
 
-@pytest.mark.parametrize("name", ["50%", "what?", "quo'te"])
-def test_a_folder_that_no_uri_can_name_is_refused(monkeypatch, tmp_path, name):
-    (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / name)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="Rename the folder, or set MLFLOW_TRACKING_URI"):
-        tracking.tracking_uri()
-
-
 @pytest.mark.parametrize(
-    ("uri", "message"),
+    "uri",
     [
-        ("http://me:secret@127.0.0.1:1", "http://127.0.0.1: "),
-        ("nonsense://me:secret@host", "nonsense://host: "),
-        ("mysql+no://me:secret@h", r"mysql\+no://h: "),
-        ("postgresql://me:secret@localhost/mlflow", "postgresql://localhost: ModuleNotFoundError"),
+        "http://me:secret@127.0.0.1:1",
+        "nonsense://me:secret@host",
+        "mysql+no://me:secret@h",
+        "postgresql://me:secret@localhost/mlflow",
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri, message):
+def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=f"MLflow at {message}") as error:
+    with pytest.raises(UserError, match=r"^MLflow in the store that MLFLOW_TRACKING_URI names: \w+ \(") as error:
         log(store, "train")
     assert "secret" not in str(error.value)
 
@@ -86,14 +77,14 @@ def test_a_stage_prints_where_the_run_is_without_credentials(store, monkeypatch,
     monkeypatch.setattr(tracking, "_client", lambda: None)
     monkeypatch.setattr(tracking, "_find_run", lambda *args: "1")
     tracking.log_or_say_why_not([])
-    assert capsys.readouterr().out == "MLflow: runs:/1 in http://host\n"
+    assert capsys.readouterr().out == "MLflow: runs:/1 in the store that MLFLOW_TRACKING_URI names\n"
 
 
 def test_a_stage_whose_store_cannot_be_reached_says_so_and_goes_on(store, monkeypatch, capsys):
     monkeypatch.chdir(store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     line = tracking.log_or_say_why_not(["train"])
-    assert line.startswith("note: MLflow at nonsense://x: ")
+    assert line.startswith("note: MLflow in the store that MLFLOW_TRACKING_URI names: ")
     assert line.endswith("then log them with: make log-run")
     assert capsys.readouterr().out == line + "\n"
 
@@ -175,20 +166,6 @@ def test_a_store_that_was_being_made_when_the_process_died_is_made_again(whole, 
     log(whole, "train")
     assert [path.name for path in whole.glob("*mlflow.db*")] == ["mlflow.db"]
     assert len(recorded(whole)[1]) == 24
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "error"),
-    [
-        ("\n0,4.", "\n0,x.", r"log\.csv: expected a table of numbers .*could not convert string to float: 'x\."),
-        ("step", "steps", r"log\.csv: .*KeyError\('step'\)"),
-        ("\n0,4.", "\n0\n1,4.", r"log\.csv: .*TypeError"),
-    ],
-)
-def test_a_table_that_is_none_is_one_clear_error(store, whole, old, new, error):
-    edit(whole / "plots/train/log.csv", {old: new})
-    with pytest.raises(UserError, match=error):
-        log(whole, "train")
 
 
 def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):
