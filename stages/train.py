@@ -29,10 +29,8 @@ def main() -> None:
         run(state, dataset, params.model, params.train, folder)
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
-        # DVC removes the model of an earlier run itself; a stage that is run by hand does not.
-        for old in layout.MODELS.glob(f"{layout.MODEL_PREFIX}*"):
-            files.remove(old)
-        files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, dataset.stores["val"]))
+        probe = export.probe(state, params.model, dataset.stores["val"])
+        files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, probe))
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
         print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
 

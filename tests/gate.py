@@ -60,7 +60,8 @@ def export_again(state: TrainState | None = None) -> None:
     state = state or load_in(Path(), next(layout.MODELS.glob("*.state.safetensors")))
     midrun = (layout.MODELS / layout.MIDRUN_CHECKPOINT).read_bytes()
     inputs = run_inputs(params.model, params.train, dataset)
-    exported = export.model_files(state, params.model, inputs, midrun, dataset.stores["val"])
+    probe = export.probe(state, params.model, dataset.stores["val"])
+    exported = export.model_files(state, params.model, inputs, midrun, probe)
     for path in layout.MODELS.glob("minigpt-*"):
         path.unlink()
     files.write_all(layout.MODELS, exported)

@@ -16,7 +16,7 @@ from minitrain.params import ModelConfig, TrainConfig
 SCHEMA_VERSION = 2
 # What a manifest must have for the model to be read, logged and reported.
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest", "model"), str),
+    **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest"), str),
     **dict.fromkeys(("config", "files", "metrics", "state_digests"), dict),
     **dict.fromkeys(("parameters", "step"), int),
 }
