@@ -223,7 +223,7 @@ FAULTS = {
     "a row changed": (
         lambda p: edit(p / "data/shards/shard-00.jsonl", {"le gustará": "le gustara"}),
         "corpus",
-        "shard-00.jsonl: sha256: expected",
+        "shard-00.jsonl: expected {",
     ),
     "val is train": (leak, "no leak", "690 shared"),
     "the model damaged": (flip_a_bit_of_the_model, "model", "damaged or changed"),

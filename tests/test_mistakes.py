@@ -50,13 +50,13 @@ BAD_INPUTS = {
     ),
     "missing folder": (
         lambda p: edit(p / "params.yaml", {"data/shards": "data/nowhere"}),
-        "data/nowhere: expected a folder",
+        "data/nowhere: expected a folder with at least one shard",
     ),
     "empty folder": (
         lambda p: [path.unlink() for path in (p / "data/shards").iterdir()],
-        "data/shards: expected at least one shard",
+        "data/shards: expected a folder with at least one shard",
     ),
-    "missing shard": (lambda p: (p / SHARD).unlink(), f"{SHARD}: listed in data/MANIFEST.json but not there"),
+    "missing shard": (lambda p: (p / SHARD).unlink(), "as in data/MANIFEST.json, got none."),
     "missing manifest": (lambda p: (p / "data/MANIFEST.json").unlink(), "data/MANIFEST.json: cannot be read"),
     "too long a sequence": (
         lambda p: edit(p / "params.yaml", {"context: 32": "context: 20"}),
