@@ -160,8 +160,6 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 
 def read_params(path: Path = Path("params.yaml")) -> Params:
     """The validated content of ``params.yaml``; UserError names line, key, what was expected and what was got."""
-    if not path.exists():
-        raise UserError(f"{path}: not found. Run this in the project's root.")
     text = files.read_text(path)
     try:
         return TypeAdapter(Params).validate_python(_Loader(text).get_single_data())

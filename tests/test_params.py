@@ -140,5 +140,7 @@ def test_what_is_no_params_file_is_named(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.yaml: not found. Run this in the project's root"):
+    with pytest.raises(
+        UserError, match="nowhere.yaml: cannot be read: No such file or directory. Run this in the project's root"
+    ):
         read_params(tmp_path / "nowhere.yaml")

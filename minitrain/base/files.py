@@ -117,7 +117,10 @@ def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
             raise UserError(f"{path}: expected a regular file, got a link, folder, device or pipe.")
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', error)}. Run this in the project's root; what a "
+            "stage leaves is made by: dvc repro"
+        ) from error
     if expected_sha256 is not None and sha256(data) != expected_sha256:
         raise UserError(
             f"{path}: expected the sha256 {expected_sha256}, got {sha256(data)}: the file was damaged or changed. "
