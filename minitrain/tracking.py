@@ -23,8 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
 from minitrain.params import read_params
@@ -100,7 +98,7 @@ def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
 
 def _left_by(stage: str, project: Path) -> list[Path]:
     """The files in ``plots`` that dvc.yaml names as what the stage leaves; what is missing is for the gate to say."""
-    of_stage = yaml.safe_load(files.read_text(project / "dvc.yaml"))["stages"][stage]
+    of_stage = formats.read_yaml(project / "dvc.yaml")["stages"][stage]
     outs = [out for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)]
     paths = [project / Path(*out) for out in outs]
     return [_in_project(path) for path in paths if path.exists()]

@@ -212,7 +212,8 @@ def write_log(project: Path, rows: str) -> None:
     (project / "plots/train/log.csv").write_text(f"step,loss,lr,grad_norm\n{rows}")
 
 
-def improve_a_metric(project: Path) -> None:
+def improve_a_metric_that_was_logged(project: Path) -> None:
+    tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
     change_json(project / "plots/baseline-compare/metrics.json", lambda m: m["test"].update(model_ppl=1.5))
 
 
@@ -249,13 +250,18 @@ FAULTS = {
     "a text for the drift plot": (lambda p: (p / PICTURE).write_text("x" * 30), "fp16 drift plot", "x"),
     "the drift plot cut off": (lambda p: (p / PICTURE).write_bytes(b"\x89PNG"), "fp16 drift plot", "0 x 0"),
     "the drift plot gone": (lambda p: (p / PICTURE).unlink(), "fp16 drift plot", "cannot be read"),
-    "other results in MLflow": (improve_a_metric, "MLflow run", "different: baseline-compare/test.model_ppl"),
+    "other results in MLflow": (
+        improve_a_metric_that_was_logged,
+        "MLflow run",
+        "different: baseline-compare/test.model_ppl",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_item_notices_a_fault(whole, monkeypatch, name):
     fault, item, got = FAULTS[name]
+    monkeypatch.chdir(whole)
     fault(whole)
     assert got in failed(whole, monkeypatch, item)[item]
 
@@ -282,6 +288,7 @@ def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     monkeypatch.chdir(whole)
+    shutil.rmtree("models")  # as DVC does
     for stage in layout.STAGES[1:]:
         assert run_stage(whole, stage).returncode == 0
     tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])

@@ -22,7 +22,7 @@ def test_a_run_that_diverges_stops_with_one_line(untrained, lr):
     assert not (untrained / "models").exists()
 
 
-@pytest.mark.parametrize("name", ["numpy", "safetensors", "yaml", "tqdm", "mlflow"])
+@pytest.mark.parametrize("name", ["numpy", "safetensors", "ruamel", "tqdm", "mlflow"])
 def test_a_missing_package_is_named_before_anything_is_imported(root, tmp_path, name):
     # None: Python takes it for not there.
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules['{name}'] = None")

@@ -1,9 +1,12 @@
-"""JSON and CSV in one spelling each, so that equal values give equal bytes."""
+"""JSON and CSV in one spelling each, so that equal values give equal bytes; YAML as DVC reads it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from minitrain.base import UserError, files
 
@@ -52,3 +55,11 @@ def read_json(path: Path, expected_sha256: str | None = None) -> Any:
             f"{path}:{getattr(error, 'lineno', 1)}: expected JSON: {error}. Make the file again with its stage, by "
             "dvc repro --force."
         ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file, by the library that DVC uses: what trains is what DVC records. UserError if broken."""
+    try:
+        return YAML(typ="safe").load(files.read_text(path))
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
