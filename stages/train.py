@@ -11,8 +11,7 @@ from minitrain.dataset.read import read_dataset
 from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.scoring import perplexity
-from minitrain.training import checkpoint, export, manifest
-from minitrain.training.run import run
+from minitrain.training import checkpoint, export, manifest, run
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
         checkpoint.say_what_others_left(folder)
         state = checkpoint.resume(folder, params.model, params.train)
         files.write_bytes(folder / "manifest.json", formats.json_bytes(inputs))
-        run(state, dataset, params.model, params.train, folder)
+        run.run(state, dataset, params.model, params.train, folder)
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
         probe = export.probe(state, params.model, dataset.stores["val"])

@@ -16,12 +16,10 @@ from minitrain.corpus import generate
 from minitrain.evaluation import roundtrip
 from minitrain.gate import compare, unpickling
 from minitrain.gate.run import Run
-from minitrain.minitorch import arithmetic
-from minitrain.minitorch.schedule import Scheduler
+from minitrain.minitorch import arithmetic, schedule
 from minitrain.params import ModelConfig
 from minitrain.scoring import perplexity, token_nll
-from minitrain.training import checks, export
-from minitrain.training.state import initial_state
+from minitrain.training import checks, export, state
 
 ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
@@ -131,9 +129,9 @@ def check_plots(run: Run) -> Outcome:
 
 def check_log(run: Run) -> Outcome:
     """Each step once; the learning rates, the schedule and the seeds of the run are those of the parameters."""
-    n_steps, start = run.params.train.steps, initial_state(run.params.model, run.params.train)
+    n_steps, start = run.params.train.steps, state.initial_state(run.params.model, run.params.train)
     steps, rates = ([row[column] for row in run.log_rows] for column in (0, 2))
-    expected = [Scheduler(step, start.scheduler.shape).lr() for step in range(n_steps)]
+    expected = [schedule.Scheduler(step, start.scheduler.shape).lr() for step in range(n_steps)]
     increment, expected_increment = (of.rng.bit_generator.state["state"]["inc"] for of in (run.state, start))
     same = {
         "steps": steps == list(range(n_steps)) and len(run.state.log.steps) == n_steps,

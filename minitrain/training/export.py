@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from minitrain.base import UserError, files, formats, layout, tensors
-from minitrain.dataset.batches import pad
-from minitrain.dataset.stores import TokenStore
+from minitrain.dataset import batches, stores
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.params import ModelConfig
@@ -50,9 +49,9 @@ def model_files(
     return {**content, layout.manifest_path(name).name: formats.json_bytes(complete)}
 
 
-def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> bytes:
+def probe(state: TrainState, model_config: ModelConfig, val_set: stores.TokenStore) -> bytes:
     """A few validation sequences and the model's float64 logits for them, computed from the weights in memory."""
-    tokens = pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
+    tokens = batches.pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
     model = MiniGPT.with_weights(model_config, state.best.weights.astype(np.float64))
     logits = model.logits(Tape(recording=False), tokens)
     return tensors.encode_tensors({"tokens": tokens.astype(np.int64), "logits": logits})

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from minitrain.base import files, formats, layout
-from minitrain.base.code import code_digest
+from minitrain.base import code, files, formats, layout
 from minitrain.dataset.read import Dataset
 from minitrain.params import ModelConfig, TrainConfig
 
@@ -32,7 +31,7 @@ def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset)
         "config_hash": _digest(configs),
         "data_manifest_sha256": dataset.data_manifest_sha256,
         "data": {(layout.BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
-        "code_digest": code_digest("train"),
+        "code_digest": code.code_digest("train"),
     }
 
 
