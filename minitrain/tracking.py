@@ -45,7 +45,6 @@ with warnings.catch_warnings():
 
 EXPERIMENT = "minitrain-phase18"
 LOCAL_STORE = Path("mlflow.db")
-LOCAL_ARTIFACTS = Path("mlruns")
 BATCH = 1000  # metrics in one call: MLflow's limit
 
 
@@ -136,7 +135,7 @@ def _client() -> MlflowClient:
 
 
 def _experiment(client: MlflowClient) -> str:
-    here = LOCAL_ARTIFACTS.resolve().as_uri()
+    here = Path("mlruns").resolve().as_uri()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment and not os.environ.get("MLFLOW_TRACKING_URI") and experiment.artifact_location != here:
         # The project was copied or moved, with its store. What was logged keeps its place, new artifacts are here.
@@ -186,6 +185,7 @@ def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
 
 def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], manifest_path: Path, tables: Path) -> str:
     """Log the training: parameters, tags, every step and evaluation, manifest and tables."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     tags = {
         "model_sha256": manifest["files"][manifest["model"]],
         "inputs_digest": manifest["inputs_digest"],
@@ -195,7 +195,7 @@ def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], manifest_path: 
         "owner": f"{platform.node()}:{Path.cwd()}",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "mlflow.source.git.commit": _git_commit(),
+        "mlflow.source.git.commit": commit.stdout.strip() or "none",
     }
     run_name = manifest["model"].removesuffix(".safetensors")
     run_id = str(client.create_run(_experiment(client), run_name=run_name, tags=tags).info.run_id)
@@ -244,10 +244,6 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(member, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", member
-
-
-def _git_commit() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "none"
 
 
 def _now() -> int:
