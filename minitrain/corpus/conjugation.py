@@ -62,8 +62,8 @@ SPANISH = {
 # The forms that depart from the rules: one for each person; in the file, one text may stand for all.
 FormTense = Annotated[str, Field(pattern="^(present_simple|past_simple|past_participle|future_will)$")]
 Form = Annotated[str, Field(pattern=r"^\w+$")]
-Persons = BeforeValidator(lambda form: [form] * 3 if isinstance(form, str) else form)
-Forms = dict[FormTense, Annotated[list[Form], Field(min_length=3, max_length=3), Persons]]
+OneForAll = BeforeValidator(lambda form: [form] * 3 if isinstance(form, str) else form)
+Forms = dict[FormTense, Annotated[list[Form], Field(min_length=3, max_length=3), OneForAll]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
