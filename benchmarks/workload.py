@@ -67,7 +67,7 @@ class Work:
 
     def save(self, folder: Path) -> None:
         """Write everything to two files in ``folder``."""
-        files.write_bytes(folder / "work.safetensors", tensors.encode_tensors(self.store.arrays()))
+        files.write_bytes(folder / "work.safetensors", tensors.encode_tensors(vars(self.store)))
         files.write_bytes(
             folder / "work.json", formats.json_bytes({"model": asdict(self.model), "train": asdict(self.train)})
         )

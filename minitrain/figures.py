@@ -43,8 +43,7 @@ def loss_curve(
     losses, rates, norms = zip(*log, strict=True)
     steps, val_losses = zip(*evaluations, strict=True)
     top.plot(losses, color=BLUE, alpha=0.35, linewidth=0.7, label="train, each step (with dropout)")
-    validation = {"color": RED, "marker": "o", "markersize": 2.5, "linewidth": 1.2}
-    top.plot(steps, val_losses, label="validation (averaged weights)", **validation)
+    top.plot(steps, val_losses, "-o", color=RED, markersize=2.5, linewidth=1.2, label="validation (averaged weights)")
     top.axvline(best_step, color=GREY, linestyle="--", linewidth=0.8)
     best_loss = dict(evaluations)[best_step]
     text = f"best: {best_loss:.3f}\nperplexity {perplexity(best_loss):.2f}\nstep {best_step}"

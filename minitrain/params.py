@@ -5,15 +5,15 @@ pydantic checks the types and ranges that the annotations name; ``Params`` check
 its line.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
-from minitrain.base import UserError, files
+from minitrain.base import UserError, formats
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -135,51 +135,22 @@ def _is_inside(path: str) -> bool:
     return path != "" and not path.startswith("/") and ".." not in Path(path).parts
 
 
-# Plain values as DVC's reader of YAML 1.2 (ruamel.yaml) takes them. All else is text here.
-SCALARS = {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?[0-9]+",
-    "float": r"[-+]?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+][0-9]+)?)"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-}
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader follows YAML 1.1. This one reads numbers and booleans as DVC does, which follows YAML 1.2:
-    010 is 10, 1e-8 is a number, 1:30 and yes are text.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  (None: whatever the first character is)
-        None: [(f"tag:yaml.org,2002:{kind}", re.compile(rf"({form})\Z")) for kind, form in SCALARS.items()]
-    }
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-
-
 def read_params(path: Path = Path("params.yaml")) -> Params:
     """The validated content of ``params.yaml``; UserError names line, key, what was expected and what was got."""
-    if not path.exists():
-        raise UserError(f"{path}: not found. Run this in the project's root.")
-    text = files.read_text(path)
+    value = formats.read_yaml(path)
     try:
-        return TypeAdapter(Params).validate_python(_Loader(text).get_single_data())
+        return TypeAdapter(Params).validate_python(value)
     except ValidationError as error:
         message = ": ".join(filter(None, first_problem(error)))
-        line = _line_of(message.split(":")[0], yaml.compose(text, Loader=_Loader))
-        raise UserError(f"{path}:{line}: {message}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}:{_line_of(message.split(':')[0], path)}: {message}.") from error
 
 
-def _line_of(dotted: str, node: yaml.Node | None) -> int:
+def _line_of(dotted: str, path: Path) -> int:
     """The line of ``section.key`` in the file, or of the section where it has no such key."""
-    line = 1
+    line, node = 1, YAML().load(path)
     for part in dotted.split("."):
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
-            if key.value == part:
-                line, node = key.start_mark.line + 1, value
+        if isinstance(node, CommentedMap) and part in node:
+            line, node = node.lc.key(part)[0] + 1, node[part]
     return line
 
 

@@ -15,27 +15,28 @@ import csv
 import logging
 import os
 import platform
-import sqlite3
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-import yaml
 
 from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
 from minitrain.params import read_params
 from minitrain.training.export import read_manifest, read_model
 
-# Of a server that does not answer, MLflow should say so after a minute, not many.
-DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"} | DEFAULTS | os.environ
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # an address may hold a password
+os.environ |= {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # Of a server that does not answer, MLflow should say so after a minute, not many.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    **os.environ,
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may hold a password
+}
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
@@ -44,8 +45,6 @@ with warnings.catch_warnings():
 
 EXPERIMENT = "minitrain-phase18"
 LOCAL_STORE = Path("mlflow.db")
-LOCAL_ARTIFACTS = Path("mlruns")
-HASH_TAG = "model_sha256"
 BATCH = 1000  # metrics in one call: MLflow's limit
 
 
@@ -54,18 +53,14 @@ def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
     training, and the results of these stages as they are in ``plots``. Returns a line that says where the run is.
     """
     with _mlflow():
-        if models.resolve() != models.parent.resolve() / models.name:
-            raise UserError(f"{models}: expected a folder, got a link to {models.resolve()}. Put the folder here.")
-        manifest = read_model(models, read_params(models.parent / "params.yaml").model).manifest
-        left = {stage: _left_by(stage, models.parent, plots) for stage in stages}
+        exported = read_model(models, read_params(models.parent / "params.yaml").model)
+        manifest_path = _in_project(layout.manifest_path(exported.path))
+        left = {stage: _left_by(stage, models.parent) for stage in stages}
         client = _client()
-        run_id = _find_run(client, manifest) or _fill_run(client, manifest, models, plots / "train")
+        manifest = exported.manifest
+        run_id = _find_run(client, manifest) or _fill_run(client, manifest, manifest_path, plots / "train")
         for stage, paths in left.items():
             _add_results(client, run_id, plots, stage, paths)
-        if tracking_uri().startswith("sqlite:"):
-            place = client.get_run(run_id).info.artifact_uri
-            if not place.startswith(f"{LOCAL_ARTIFACTS.resolve().as_uri()}/"):
-                print(f"note: {shown_uri()} is of another place: its artifacts are not in {LOCAL_ARTIFACTS.resolve()}")
     return f"MLflow: runs:/{run_id} in {shown_uri()}"
 
 
@@ -100,17 +95,19 @@ def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _left_by(stage: str, project: Path, plots: Path) -> list[Path]:
-    """The files in ``plots`` that dvc.yaml names as what the stage leaves; UserError where a link is on the way."""
-    of_stage = yaml.safe_load(files.read_text(project / "dvc.yaml"))["stages"][stage]
+def _left_by(stage: str, project: Path) -> list[Path]:
+    """The files in ``plots`` that dvc.yaml names as what the stage leaves; what is missing is for the gate to say."""
+    of_stage = formats.read_yaml(project / "dvc.yaml")["stages"][stage]
     outs = [out for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)]
-    every = [plots.parent.resolve() / Path(*out) for out in outs]
-    paths = [path for path in every if path.exists()]  # what is missing is for the gate to say
-    for path in paths:
-        files.read_bytes(path)  # a regular file
-        if path.resolve() != path:
-            raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
-    return paths
+    paths = [project / Path(*out) for out in outs]
+    return [_in_project(path) for path in paths if path.exists()]
+
+
+def _in_project(path: Path) -> Path:
+    """The path; UserError where a link is on the way: it may lead to what is not the project's."""
+    if path.resolve() != path.absolute():
+        raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
+    return path
 
 
 # --- where the store is ------------------------------------------------------------------------------
@@ -118,28 +115,14 @@ def _left_by(stage: str, project: Path, plots: Path) -> list[Path]:
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the
-    working folder. UserError where the folder's name cannot be part of such a URI.
+    working folder.
     """
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    store = str(LOCAL_STORE.resolve())
-    if not named and set(store) & set("%?'\""):
-        raise UserError(
-            f"{store}: MLflow cannot keep its store in a folder with one of % ? ' \" in its name. Rename the folder, "
-            "or set MLFLOW_TRACKING_URI."
-        )
-    return named or f"sqlite:///{store}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.resolve()}"
 
 
 def shown_uri() -> str:
-    """``tracking_uri()`` for people and logs; of one that somebody gave, scheme and host: the rest may be secret."""
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    if not named:
-        return tracking_uri()
-    with suppress(ValueError):  # of what is no URL
-        url = urlsplit(named)
-        if url.hostname and "@" not in url.path + url.query + url.fragment:  # else the host may be half of a password
-            return f"{url.scheme}://{url.hostname}"
-    return "the store that MLFLOW_TRACKING_URI names"
+    """``tracking_uri()`` for people and logs; an address that somebody gave may hold a password."""
+    return "the store that MLFLOW_TRACKING_URI names" if os.environ.get("MLFLOW_TRACKING_URI") else tracking_uri()
 
 
 def _client() -> MlflowClient:
@@ -152,29 +135,19 @@ def _client() -> MlflowClient:
 
 
 def _experiment(client: MlflowClient) -> str:
-    here = LOCAL_ARTIFACTS.resolve().as_uri()
+    here = Path("mlruns").resolve().as_uri()
     experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment and not os.environ.get("MLFLOW_TRACKING_URI") and experiment.artifact_location != here:
+        # The project was copied or moved, with its store. What was logged keeps its place, new artifacts are here.
+        print(f"note: {LOCAL_STORE} comes from another place; from now on its artifacts are in {here}")
+        client.rename_experiment(experiment.experiment_id, f"{EXPERIMENT} at {experiment.artifact_location}")
+        experiment = None
     if experiment is None:
         artifacts = here if tracking_uri().startswith("sqlite:") else None
         return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
     if experiment.lifecycle_stage == "deleted":
-        print(f"note: {EXPERIMENT}, deleted in MLflow, is restored")
         client.restore_experiment(experiment.experiment_id)
-    if not os.environ.get("MLFLOW_TRACKING_URI") and experiment.artifact_location != here:
-        print(f"note: {LOCAL_STORE} comes from another place; from now on its artifacts are in {here}")
-        _move_artifacts(experiment.experiment_id, experiment.artifact_location, here)
     return str(experiment.experiment_id)
-
-
-def _move_artifacts(experiment: str, old: str, new: str) -> None:
-    """Have the project's own store look for artifacts, and keep them, in another place: MLflow has no call for that.
-    It knows the place as an absolute one, which is wrong after the project, with ``mlruns/`` in it, is copied or moved.
-    """
-    values = {"old": old, "new": new, "experiment": experiment}
-    with closing(sqlite3.connect(LOCAL_STORE.resolve())) as database, database:  # both updates or none
-        database.execute("UPDATE experiments SET artifact_location = :new WHERE experiment_id = :experiment", values)
-        places = "UPDATE runs SET artifact_uri = replace(artifact_uri, :old, :new) WHERE experiment_id = :experiment"
-        database.execute(places, values)
 
 
 @contextmanager
@@ -192,7 +165,7 @@ def _mlflow() -> Iterator[None]:
         if os.environ.get("MLFLOW_TRACKING_URI"):  # the message may repeat that address, or the half with the password
             reason = f"{type(error.__context__ or error).__name__} (mlflow experiments search says more)"
         raise UserError(
-            f"MLflow at {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
+            f"MLflow in {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
             "MLFLOW_TRACKING_URI), then log them with: make log-run"
         ) from error
     finally:
@@ -203,38 +176,34 @@ def _mlflow() -> Iterator[None]:
 
 
 def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
-    # The inputs as well: other code may train the same bytes, and that is another run.
-    query = f"tags.{HASH_TAG} = '{manifest['files'][manifest['model']]}'"
-    query += f" and tags.inputs_digest = '{manifest['inputs_digest']}'"
-    whole = None
-    for run in client.search_runs([_experiment(client)], query):
-        if run.info.status == "FINISHED":
-            whole = str(run.info.run_id)
-        elif run.data.tags.get("owner") == _owner():  # killed while this project was filling it
-            client.delete_run(run.info.run_id)
-    return whole
+    # The inputs as well: other code may train the same bytes, and that is another run. One that was killed while it
+    # was filled is not finished.
+    query = f"tags.model_sha256 = '{manifest['files'][manifest['model']]}'"
+    query += f" and tags.inputs_digest = '{manifest['inputs_digest']}' and attributes.status = 'FINISHED'"
+    return next((str(run.info.run_id) for run in client.search_runs([_experiment(client)], query)), None)
 
 
-def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], models: Path, plots: Path) -> str:
+def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], manifest_path: Path, tables: Path) -> str:
     """Log the training: parameters, tags, every step and evaluation, manifest and tables."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     tags = {
-        HASH_TAG: manifest["files"][manifest["model"]],
+        "model_sha256": manifest["files"][manifest["model"]],
         "inputs_digest": manifest["inputs_digest"],
         "code_digest": manifest["code_digest"],
         "model_file": manifest["model"],
         # What is volatile belongs here, and not in the manifest.
-        "owner": _owner(),
+        "owner": f"{platform.node()}:{Path.cwd()}",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "mlflow.source.git.commit": _git_commit(),
+        "mlflow.source.git.commit": commit.stdout.strip() or "none",
     }
     run_name = manifest["model"].removesuffix(".safetensors")
     run_id = str(client.create_run(_experiment(client), run_name=run_name, tags=tags).info.run_id)
     settings = dict(_leaves(manifest["config"]))
     settings |= {name: manifest[name] for name in ("parameters", "config_hash", "data_manifest_sha256")}
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
-    _log(client, run_id, _table(plots / "log.csv") + _table(plots / "evaluations.csv"))
-    client.log_artifact(run_id, str(layout.manifest_path(models / manifest["model"])))
+    _log(client, run_id, _table(tables / "log.csv") + _table(tables / "evaluations.csv"))
+    client.log_artifact(run_id, str(manifest_path))
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
@@ -249,7 +218,7 @@ def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str, pat
     step = max(before, default=-1) + 1
     _log(client, run_id, [Metric(name, value, _now(), step) for name, value in changed.items()])
     for path in paths:
-        client.log_artifact(run_id, str(path), path.relative_to(plots.parent.resolve()).parent.as_posix())
+        client.log_artifact(run_id, str(path), path.relative_to(plots.parent).parent.as_posix())
 
 
 def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
@@ -260,18 +229,12 @@ def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
 def _table(path: Path) -> list[Metric]:
     """The numbers of a table, each at its row's step."""
     now = _now()
-    try:
-        return [
-            Metric(name, float(value), now, int(row["step"]))
-            for row in csv.DictReader(files.read_text(path).splitlines())
-            for name, value in row.items()
-            if name != "step"
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: expected a table of numbers with a step in each row, got {error!r}. Make it again with: "
-            "dvc repro train"
-        ) from error
+    return [
+        Metric(name, float(value), now, int(row["step"]))
+        for row in csv.DictReader(files.read_text(path).splitlines())
+        for name, value in row.items()
+        if name != "step"
+    ]
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -281,14 +244,6 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(member, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", member
-
-
-def _owner() -> str:
-    return f"{platform.node()}:{Path.cwd()}"
-
-
-def _git_commit() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or "none"
 
 
 def _now() -> int:

@@ -25,8 +25,6 @@ class FailingOs:
         return functools.partial(self._operation, real) if name in self.operations else real
 
     def _operation(self, real: Callable[..., Any], *args: Any) -> Any:
-        if real is os.open and args[1] & os.O_NONBLOCK:
-            return real(*args)  # not the writer: this is how files.read_bytes opens what it reads
         self.left -= 1
         if self.left == 0 or (self.left < 0 and self.lasting):
             self.hit = True

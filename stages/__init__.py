@@ -10,7 +10,7 @@ from importlib.util import find_spec
 # What the stages import. Looked up, not imported: some take seconds, and not every stage needs them.
 NEEDED = (
     *("matplotlib", "mlflow", "numpy", "packaging"),
-    *("pydantic", "safetensors", "tqdm", "yaml"),
+    *("pydantic", "ruamel", "safetensors", "tqdm"),
 )
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:

@@ -4,13 +4,14 @@ Reads ``data/batches/``. Leaves ``models/`` and ``plots/train/``, and an MLflow 
 stopped goes on from its newest working checkpoint in ``checkpoints/`` and leaves the same bytes.
 """
 
+from pathlib import Path
+
 from minitrain.base import files, formats, layout, process
 from minitrain.dataset.read import read_dataset
 from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.scoring import perplexity
-from minitrain.training import checkpoint, export, manifest
-from minitrain.training.run import run
+from minitrain.training import checkpoint, export, manifest, run
 
 
 def main() -> None:
@@ -20,17 +21,15 @@ def main() -> None:
     inputs = manifest.run_inputs(params.model, params.train, dataset)
     folder = layout.checkpoints() / manifest.inputs_digest(inputs)
     # A dvc that is killed may leave its stage at work here; an experiment may train the same setting somewhere else.
-    with files.exclusive_lock(layout.HERE), files.exclusive_lock(folder):
+    with files.exclusive_lock(Path()), files.exclusive_lock(folder):
         checkpoint.say_what_others_left(folder)
         state = checkpoint.resume(folder, params.model, params.train)
         files.write_bytes(folder / "manifest.json", formats.json_bytes(inputs))
-        run(state, dataset, params.model, params.train, folder)
+        run.run(state, dataset, params.model, params.train, folder)
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
-        # DVC removes the model of an earlier run itself; a stage that is run by hand does not.
-        for old in layout.MODELS.glob(f"{layout.MODEL_PREFIX}*"):
-            files.remove(old)
-        files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, dataset.stores["val"]))
+        probe = export.probe(state, params.model, dataset.stores["val"])
+        files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, probe))
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
         print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
 

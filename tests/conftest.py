@@ -115,6 +115,9 @@ def run_stage(project: Path, stage: str, **environment: str) -> subprocess.Compl
             run_command(main)
         except SystemExit as ended:
             code = ended.code
+            if isinstance(code, str):  # as Python does at its exit
+                print(code, file=sys.stderr)
+                code = 1
     return subprocess.CompletedProcess(stage, code, printed.getvalue(), errors.getvalue())
 
 

@@ -70,7 +70,8 @@ def export_again() -> None:
     dataset = read_dataset(layout.BATCHES, params.model)
     midrun = (layout.MODELS / layout.MIDRUN_CHECKPOINT).read_bytes()
     inputs = run_inputs(params.model, params.train, dataset)
-    exported = export.model_files(state, params.model, inputs, midrun, dataset.stores["val"])
+    probe = export.probe(state, params.model, dataset.stores["val"])
+    exported = export.model_files(state, params.model, inputs, midrun, probe)
     for path in layout.MODELS.glob("minigpt-*"):
         path.unlink()
     files.write_all(layout.MODELS, exported)

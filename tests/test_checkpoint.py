@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_the_mid_run_checkpoint_and_the_two_newest_are_kept(folder):
 
 
 def test_a_run_goes_on_from_its_newest_whole_checkpoint(folder, capsys):
-    (folder / ".step-000000015.safetensors.999999999.tmp").write_bytes(b"half")
+    (folder / ".step-000000015.safetensors.tmp").write_bytes(b"half")
     assert resumed_step(folder) == 12
     newest = folder / "step-000000012.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
@@ -126,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(folder,
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "open", refuse)
+        patch.setattr(Path, "read_bytes", refuse)
         with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
             resumed_step(folder)
     assert resumed_step(folder) == 12

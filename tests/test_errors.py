@@ -32,20 +32,19 @@ def test_output_to_a_full_disk_ends_the_run_with_one_line(end, unbuffered):
     line, env = [sys.executable, *command(f"print('x', end='{end}')")], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         result = subprocess.run(line, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-        both = subprocess.run(line, env=env, stdout=full, stderr=full, check=False)
-    assert "what is printed cannot be written: No space left on device. Make room" in refused(result)
-    assert both.returncode == 1
+    assert "what is printed cannot be written: No space left on device. Run again" in refused(result)
 
 
-@pytest.mark.parametrize("redirect", [">&-", ">&- 2>&-", "1<params.yaml", "1<params.yaml 2<params.yaml"])
-def test_a_closed_stdout_loses_what_is_printed_and_nothing_else(root, redirect):
+@pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), (">&- 2>&-", 0), ("1<params.yaml", 1)])
+def test_a_closed_stdout_is_no_traceback(root, redirect, code):
     """``1<``: a descriptor that is open, but not for writing, is what a stage gets from ``dvc repro >&-``."""
     line = ["sh", "-c", f'"$0" "$@" {redirect}', sys.executable, *command("(print('x'), open('README.md').read())")]
     result = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    said = "error: what is printed cannot be written: Bad file descriptor. Run again where there is room.\n"
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", code * said)
 
 
-MEMORY = "error: not enough memory{}. Choose smaller values in params.yaml[^\n]*\n$"
+MEMORY = r"error: not enough memory \({}\). Choose smaller values in params.yaml[^\n]*\n$"
 ENDS = {
     "an error of the system that nobody foresaw keeps its traceback": (
         "os.mkdir('/')",
@@ -55,13 +54,13 @@ ENDS = {
     "an array that does not fit": (
         "__import__('numpy').zeros(2**50)",
         1,
-        MEMORY.format(r" \(Unable to allocate 8.00 PiB for an array with shape .*\)"),
+        MEMORY.format("Unable to allocate 8.00 PiB for an array with shape .*"),
     ),
-    "a text that does not fit": ("'x' * 2**62", 1, MEMORY.format("")),
+    "a text that does not fit": ("'x' * 2**62", 1, MEMORY.format("no more is free")),
     "a file whose name has control characters is named in one line": (
-        r"files.read_bytes('a\x1b[2J\nb\udcff')",
+        r"files.read_bytes(__import__('pathlib').Path('a\x1b[2J\nb\udcff'))",
         1,
-        r"error: a\\x1b\[2J\\nb\\udcff: cannot be read: No such file or directory\.\n$",
+        r"error: a\\x1b\[2J\\nb\\udcff: cannot be read: No such file or directory\. Run this in [^\n]*\n$",
     ),
     "SIGTERM outside of the training loop says how to go on": (
         "os.kill(os.getpid(), signal.SIGTERM)",

@@ -57,5 +57,5 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order(rows):
 
 
 def test_too_small_a_corpus_is_refused(rows):
-    with pytest.raises(UserError, match="no cell falls into val"):
+    with pytest.raises(UserError, match="no cell falls into test, val"):
         split([row for row in rows if row.verb_lemma == "go"][:4], "cell", 18, 0.01)

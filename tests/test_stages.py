@@ -10,7 +10,7 @@ import pytest
 from course import plain
 from minitrain.base import files
 from minitrain.base.layout import STAGES
-from proofs.project import SHORT, copy_project, set_params, tree
+from proofs.project import SHORT, copy_project, tree
 
 
 def metrics_of(ran, stage: str) -> dict:
@@ -101,9 +101,3 @@ def test_one_core_a_jumping_clock_and_another_environment_leave_the_same_bytes(r
             capture_output=True,
         )
     assert tree(project, "data/batches", "models", "plots") == tree(ran, "data/batches", "models", "plots")
-
-
-def test_a_training_whose_stderr_is_closed_runs_all_the_same(untrained):
-    set_params(untrained, {"train.steps": 1})
-    command = f"MLFLOW_TRACKING_URI=none:// exec {sys.executable} -m stages.train 2>&-"
-    subprocess.run(command, shell=True, cwd=untrained, stdout=subprocess.DEVNULL, check=True)

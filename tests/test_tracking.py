@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import edit, run_python
+from conftest import run_python
 from gate import change_json
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -52,28 +52,19 @@ def test_the_default_store_is_absolute(monkeypatch, tmp_path):
     assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-@pytest.mark.parametrize("name", ["50%", "what?", "quo'te"])
-def test_a_folder_that_no_uri_can_name_is_refused(monkeypatch, tmp_path, name):
-    (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / name)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(UserError, match="Rename the folder, or set MLFLOW_TRACKING_URI"):
-        tracking.tracking_uri()
-
-
 @pytest.mark.parametrize(
-    ("uri", "message"),
+    "uri",
     [
-        ("http://me:secret@127.0.0.1:1", "http://127.0.0.1: "),
-        ("nonsense://me:secret@host", "nonsense://host: "),
-        ("mysql+no://me:secret@h", r"mysql\+no://h: "),
-        ("postgresql://me:secret@localhost/mlflow", "postgresql://localhost: ModuleNotFoundError"),
+        "http://me:secret@127.0.0.1:1",
+        "nonsense://me:secret@host",
+        "mysql+no://me:secret@h",
+        "postgresql://me:secret@localhost/mlflow",
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri, message):
+def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=f"MLflow at {message}") as error:
+    with pytest.raises(UserError, match=r"^MLflow in the store that MLFLOW_TRACKING_URI names: \w+ \(") as error:
         log(store, "train")
     assert "secret" not in str(error.value)
 
@@ -151,24 +142,10 @@ def test_a_store_that_was_being_made_when_the_process_died_is_made_again(whole, 
     Path("mlflow.db").unlink()
     assert run_python(whole, "-c", DIES).returncode == -signal.SIGKILL
     assert list(whole.glob("*.db")) == []
-    assert len(list(whole.glob(".mlflow.db.*.tmp"))) == 1
+    assert len(list(whole.glob(".mlflow.db.tmp"))) == 1
     log(whole, "train")
     assert [path.name for path in whole.glob("*mlflow.db*")] == ["mlflow.db"]
     assert len(recorded(whole)[1]) == 24
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "error"),
-    [
-        ("\n0,4.", "\n0,x.", r"log\.csv: expected a table of numbers .*could not convert string to float: 'x\."),
-        ("step", "steps", r"log\.csv: .*KeyError\('step'\)"),
-        ("\n0,4.", "\n0\n1,4.", r"log\.csv: .*TypeError"),
-    ],
-)
-def test_a_table_that_is_none_is_one_clear_error(store, whole, old, new, error):
-    edit(whole / "plots/train/log.csv", {old: new})
-    with pytest.raises(UserError, match=error):
-        log(whole, "train")
 
 
 def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):

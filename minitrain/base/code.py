@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import yaml
-
-from minitrain.base import files
+from minitrain.base import files, formats
 
 PACKAGES = ("minitrain", "stages")
 
 
 def declared_code(stage: str) -> list[Path]:
     """The Python files that a stage of ``dvc.yaml`` depends on, sorted; folders stand for all files in them."""
-    pipeline = yaml.safe_load(files.read_text(Path("dvc.yaml")))
+    pipeline = formats.read_yaml(Path("dvc.yaml"))
     code = [Path(dep) for dep in pipeline["stages"][stage]["deps"] if Path(dep).parts[0] in PACKAGES]
     return sorted({file for path in code for file in ([path] if path.is_file() else path.rglob("[!.]*.py"))})
 

@@ -1,7 +1,6 @@
 """Read whole files, write whole files. This is the one module that writes: a file appears complete or not at all."""
 
 import contextlib
-import errno
 import fcntl
 import glob
 import hashlib
@@ -26,10 +25,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         try:
             rest = memoryview(data)
             while rest:  # a write may be short: on a full disk, or when a signal comes in
-                written = os.write(descriptor, rest)
-                if written == 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                rest = rest[written:]
+                rest = rest[os.write(descriptor, rest) :]
         finally:
             os.close(descriptor)
 
@@ -41,7 +37,7 @@ def create(path: Path, make: Callable[[Path], object]) -> None:
 
     Called directly for a file that someone else's code writes, such as a database.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(path.parent, glob.escape(path.name))
@@ -63,9 +59,6 @@ def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems cannot do that with folders
-            raise
     finally:
         os.close(descriptor)
 
@@ -77,20 +70,9 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:
-    """Remove the temporary files in ``folder`` whose process died while it was writing the file ``name``, or any."""
-    for temporary in folder.glob(f".{name}.*.tmp*"):  # SQLite adds "-journal"
-        if not _is_running(temporary.name.split(".")[-2]):
-            remove(temporary)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    """Remove what a process left in ``folder`` that died while it was writing the file ``name``, or any."""
+    for temporary in folder.glob(f".{name}.tmp*"):  # SQLite adds "-journal"
+        remove(temporary)
 
 
 def remove(path: Path) -> None:
@@ -111,46 +93,34 @@ def remove_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Lock ``folder``, which is made if need be; UserError while another process holds the lock. However a process
-    ends, the system releases its locks. On a file system without locks a note is printed instead. Who holds the lock
-    may remove the folder as the last thing that it does.
+    ends, the system releases its locks. Who holds the lock may remove the folder as the last thing that it does.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be used: {error.strerror}.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink == 0:  # a run that ended just now removed it: this lock keeps nobody out
-            raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(
-            f"{folder.resolve()}: another run is at work here. Wait until it has ended, or end it, then run again."
-        ) from error
-    except OSError as error:
-        print(f"note: {folder} cannot be locked ({error.strerror}): let no other run be at work here")
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{folder.resolve()}: another run is at work here. Wait until it has ended, or end it, then run again."
+            ) from error
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be locked: {error.strerror}. Use a folder on another disk.") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
     """The content of a regular file; UserError when it is missing, unreadable, something else, or of another digest."""
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{path}: expected a regular file, got a folder, device or pipe.")
-            data = file.read()
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path}: expected a regular file, got a link, folder, device or pipe.")
+        data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if getattr(error, "errno", None) == errno.ELOOP:
-            raise UserError(
-                f"{path}: expected a regular file, got a symbolic link. Put the file itself here."
-            ) from error
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}.") from error
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', error)}. Run this in the project's root; what a "
+            "stage leaves is made by: dvc repro"
+        ) from error
     if expected_sha256 is not None and sha256(data) != expected_sha256:
         raise UserError(
             f"{path}: expected the sha256 {expected_sha256}, got {sha256(data)}: the file was damaged or changed. "

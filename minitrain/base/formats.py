@@ -1,12 +1,14 @@
-"""JSON and CSV in one spelling each, so that equal values give equal bytes."""
+"""JSON and CSV in one spelling each, so that equal values give equal bytes; YAML as DVC reads it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import files
-from minitrain.base.errors import UserError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from minitrain.base import UserError, files
 
 
 def json_bytes(value: Any) -> bytes:
@@ -49,7 +51,15 @@ def read_json(path: Path, expected_sha256: str | None = None) -> Any:
     try:
         return json.loads(files.read_text(path, expected_sha256))
     except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
         raise UserError(
-            f"{path}:{line}: expected JSON: {error}. Make the file again with its stage, by dvc repro --force."
+            f"{path}:{getattr(error, 'lineno', 1)}: expected JSON: {error}. Make the file again with its stage, by "
+            "dvc repro --force."
         ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file, by the library that DVC uses: what trains is what DVC records. UserError if broken."""
+    try:
+        return YAML(typ="safe").load(files.read_text(path))
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error

@@ -7,7 +7,6 @@ from pathlib import Path
 STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drift", "baseline-compare")
 
 BATCHES = Path("data/batches")  # the dataset: a store for each split, the tokenizer, the cells
-HERE = Path()
 MODELS = Path("models")
 PLOTS = Path("plots")  # a folder for each stage: tables, pictures and metrics.json
 REPORT = Path("PHASE_18_REPORT.md")
@@ -27,7 +26,7 @@ def checkpoints() -> Path:
     """
     project = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # DVC sets it, to the project in such an experiment too
     temporary = Path.cwd().is_relative_to(project / ".dvc/tmp/exps")
-    return (project if temporary else HERE) / "checkpoints"
+    return (project if temporary else Path()) / "checkpoints"
 
 
 def model_name(sha256: str) -> str:

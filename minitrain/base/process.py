@@ -8,10 +8,8 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
-from minitrain.base.errors import UserError
-from minitrain.base.formats import printable
+from minitrain.base import UserError, formats
 
 # Parameters of mallopt, see malloc.h and mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -21,14 +19,8 @@ LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes; the most that glibc takes
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main`` and leave the process: 0, or 1 with one clear line on stderr for a user's mistake, too little
     memory or a full disk; 130 after Ctrl-C, 143 after SIGTERM, 141 when nobody reads its output any more. What it
-    prints can be read at once, in a log file too; what it prints to a closed descriptor is lost.
+    prints can be read at once, in a log file too.
     """
-    for descriptor in (1, 2):
-        try:
-            os.write(descriptor, b"")
-        except OSError as error:
-            if error.errno == errno.EBADF:  # closed or, when DVC was started so, a file of DVC open for reading
-                _discard(descriptor)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -36,21 +28,20 @@ def run_command(main: Callable[[], None]) -> None:
     sys.setswitchinterval(1e-6)  # seconds; threads that wait for Python's lock get it sooner: a step is 5 % faster
     try:
         main()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # a full disk shows here, and not in Python's own words at its exit
+        print(end="", flush=True)  # a full disk shows here, and not in Python's own words at its exit
     except UserError as error:
-        _fail(str(error))
+        sys.exit(f"error: {formats.printable(str(error))}")
     except MemoryError as error:
-        got = f" ({error})" if str(error) else ""
-        _fail(f"not enough memory{got}. Choose smaller values in params.yaml, or a machine with more memory.")
-    except BrokenPipeError:  # whoever read what is printed has gone
-        _discard(1)
-        sys.exit(141)
+        reason = formats.printable(str(error)) or "no more is free"
+        sys.exit(f"error: not enough memory ({reason}). Choose smaller values in params.yaml, or another machine.")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EBADF):
             raise
-        _discard(1)
-        _fail(f"{error.filename or 'what is printed'} cannot be written: {error.strerror}. Make room, then run again.")
+        # Python tries once more at its exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno == errno.EPIPE:  # whoever read what is printed has gone
+            sys.exit(141)
+        sys.exit(f"error: what is printed cannot be written: {error.strerror}. Run again where there is room.")
     except KeyboardInterrupt as interrupt:
         number = signal.Signals(*interrupt.args or (signal.SIGINT,))
         print(f"stopped by {number.name}. To go on: run the same command again.", file=sys.stderr)
@@ -68,19 +59,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _fail(message: str) -> NoReturn:
-    try:
-        print(f"error: {printable(message)}", file=sys.stderr)
-    except OSError:  # stderr may go to the same full disk
-        _discard(2)
-    sys.exit(1)
-
-
-def _discard(descriptor: int) -> None:
-    """Drop what could not be written: Python tries once more at its exit, and would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

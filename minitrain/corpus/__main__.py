@@ -5,10 +5,8 @@ byte the same each time. With ``--pin SHARDS MANIFEST``: write the manifest of s
 import argparse
 from pathlib import Path
 
-from minitrain.base import UserError, files, formats, layout
-from minitrain.base.process import run_command
-from minitrain.corpus import generate
-from minitrain.corpus.shards import parse_shards, read_shards
+from minitrain.base import files, formats, layout, process
+from minitrain.corpus import generate, shards
 
 
 def main() -> None:
@@ -18,11 +16,10 @@ def main() -> None:
     folder, manifest_path = own or (Path("data/shards"), Path("data/MANIFEST.json"))
     if own is None:
         contents = generate.shard_files(generate.make_rows(generate.read_verbs(layout.VERBS)))
-        if others := {path.name for path in folder.glob("*.jsonl")} - contents.keys():
-            raise UserError(f"{folder}: {', '.join(sorted(others))}: not made by this command. Move it elsewhere.")
-        parse_shards({folder / name: data.decode() for name, data in contents.items()})  # before anything is written
+        corpus = shards.parse_shards({folder / name: data.decode() for name, data in contents.items()})
         files.write_all(folder, contents)
-    corpus = read_shards(folder)
+    else:
+        corpus = shards.read_shards(folder)
     manifest = corpus.manifest()
     files.write_bytes(manifest_path, formats.json_bytes(manifest))
     labels = ", ".join(f"{n} {label}" for label, n in sorted(manifest["counts"]["label"].items()))
@@ -30,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    process.run_command(main)

@@ -7,7 +7,7 @@ sentences that a learner might write for it.
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 Person = Literal["1sg", "2sg", "3sg"]
@@ -59,10 +59,11 @@ SPANISH = {
     "future_going_to": "{subject} {ir} a {verb}",
 }
 
-# The forms that depart from the rules: one for each person, or one for all.
+# The forms that depart from the rules: one for each person; in the file, one text may stand for all.
 FormTense = Annotated[str, Field(pattern="^(present_simple|past_simple|past_participle|future_will)$")]
 Form = Annotated[str, Field(pattern=r"^\w+$")]
-Forms = dict[FormTense, Annotated[list[Form], Field(min_length=3, max_length=3)] | Form]
+OneForAll = BeforeValidator(lambda form: [form] * 3 if isinstance(form, str) else form)
+Forms = dict[FormTense, Annotated[list[Form], Field(min_length=3, max_length=3), OneForAll]]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -104,9 +105,8 @@ def with_ed(word: str) -> str:
 
 def english_form(verb: Verb, tense: str, person: int) -> str:
     """The inflected word alone: present_simple, past_simple or past_participle."""
-    form = verb.english_forms.get(tense)
-    if form is not None:
-        return form if isinstance(form, str) else form[person]
+    if tense in verb.english_forms:
+        return verb.english_forms[tense][person]
     if tense == "present_simple":
         return with_s(verb.english) if person == 2 else verb.english
     return with_ed(verb.english)
@@ -125,9 +125,8 @@ def english(verb: Verb, tense: str, person: int) -> str:
 
 def spanish_form(verb: Verb, tense: str, person: int) -> str:
     """The inflected word alone: present_simple, past_simple, past_participle or future_will."""
-    form = verb.spanish_forms.get(tense)
-    if form is not None:
-        return form if isinstance(form, str) else form[person]
+    if tense in verb.spanish_forms:
+        return verb.spanish_forms[tense][person]
     stem, conjugation = verb.spanish[:-2], verb.spanish[-2:]
     endings = {
         "present_simple": SPANISH_PRESENT[conjugation][person],
@@ -165,14 +164,12 @@ def mistakes(verb: Verb, tense: str, person: int) -> dict[Mistake, str]:
             return {"missing_third_person_s": f"{subject} {word}"}
         return {"extra_third_person_s": f"{subject} {english_form(verb, tense, 2)}"}
     if tense == "past_simple":
-        if verb.english_regularity == "regular":
-            return {}
-        return {"over_regularized_past": f"{subject} {with_ed(word)}"}
+        return {"over_regularized_past": f"{subject} {with_ed(word)}"} if verb.english_forms else {}
     if tense == "past_participle":
         wrong: dict[Mistake, str] = {
             "wrong_agreement": f"{subject} {WRONG_HAVE[person]} {english_form(verb, tense, person)}"
         }
-        if verb.english_regularity == "irregular":
+        if verb.english_forms:
             wrong["over_regularized_past"] = f"{subject} {ENGLISH_HAVE[person]} {with_ed(word)}"
         return wrong
     if tense == "future_will":

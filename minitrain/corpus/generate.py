@@ -5,14 +5,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from minitrain.base import UserError, files
+from minitrain.base import UserError, formats
 from minitrain.corpus import conjugation
-from minitrain.corpus.conjugation import PERSONS, TENSES, Verb
 from minitrain.corpus.rows import Row, cell_name, fingerprint
 from minitrain.params import first_problem
 
@@ -20,24 +18,22 @@ SEED = 18  # decides which shard a row is in
 N_SHARDS = 4
 
 
-def read_verbs(path: Path) -> list[Verb]:
+def read_verbs(path: Path) -> list[conjugation.Verb]:
     """The conjugation table; UserError says what is wrong with its first bad entry."""
+    table = TypeAdapter(Annotated[dict[Literal["verbs"], list[conjugation.Verb]], Field(min_length=1)])
     try:
-        table = yaml.safe_load(files.read_text(path))
-        return TypeAdapter(dict[Literal["verbs"], list[Verb]]).validate_python(table)["verbs"]
+        return table.validate_python(formats.read_yaml(path))["verbs"]
     except ValidationError as error:
         raise UserError(f"{path}: {': '.join(filter(None, first_problem(error)))}.") from error
-    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
-        raise UserError(f"{path}: expected YAML with a list 'verbs': {' '.join(str(error).split())}") from error
 
 
-def make_rows(verbs: Sequence[Verb]) -> list[Row]:
+def make_rows(verbs: Sequence[conjugation.Verb]) -> list[Row]:
     """Every right and every wrong sentence of the table as rows."""
     cells = [
         (verb, tense, number, person)
         for verb in verbs
-        for tense in TENSES
-        for number, person in enumerate((None,) if tense == "infinitive" else PERSONS)
+        for tense in conjugation.TENSES
+        for number, person in enumerate((None,) if tense == "infinitive" else conjugation.PERSONS)
     ]
     rows = []
     for verb, tense, number, person in cells:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from minitrain.base.errors import UserError
+from minitrain.base import UserError
 from minitrain.corpus.conjugation import Mistake, Person, Tense
 from minitrain.params import first_problem
 
@@ -47,21 +47,20 @@ class Row:
 
     def __post_init__(self) -> None:
         is_mistake = self.label == "mis_conjugated"
-        rules = {
-            "person": (self.person is None) == (self.tense == "infinitive"),
-            "mis_conjugation_type": (self.mis_conjugation_type is not None) == is_mistake,
-            "correct_form": (self.correct_form is not None) == is_mistake,
-            "fingerprint": self.fingerprint == fingerprint(self.text),
-        }
-        expected = {
-            "person": "null for an infinitive and a person otherwise",
-            "mis_conjugation_type": f"{'text' if is_mistake else 'null'} for label {self.label}",
-            "correct_form": f"{'text' if is_mistake else 'null'} for label {self.label}",
-            "fingerprint": f"{fingerprint(self.text)} for the text {self.text!r:.60}",
-        }
-        for key, holds in rules.items():
+        text_or_null = f"{'text' if is_mistake else 'null'} for label {self.label}"
+        rules = (
+            ("person", (self.person is None) == (self.tense == "infinitive"), "null for an infinitive, else a person"),
+            ("mis_conjugation_type", (self.mis_conjugation_type is not None) == is_mistake, text_or_null),
+            ("correct_form", (self.correct_form is not None) == is_mistake, text_or_null),
+            (
+                "fingerprint",
+                self.fingerprint == fingerprint(self.text),
+                f"{fingerprint(self.text)} for the text {self.text!r:.60}",
+            ),
+        )
+        for key, holds, expected in rules:
             if not holds:
-                raise ValueError(f"key '{key}': expected {expected[key]}, got {getattr(self, key)!r:.80}")
+                raise ValueError(f"key '{key}': expected {expected}, got {getattr(self, key)!r:.80}")
 
     @property
     def cell(self) -> str:

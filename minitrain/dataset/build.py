@@ -8,11 +8,12 @@ import numpy as np
 from minitrain.base import UserError, files, formats, tensors
 from minitrain.corpus.rows import Row
 from minitrain.corpus.shards import Corpus
-from minitrain.dataset.read import CELL_COLUMNS
 from minitrain.dataset.split import split_cells
 from minitrain.dataset.stores import SPLITS, TokenStore
 from minitrain.dataset.tokenizer import Tokenizer, train_tokenizer
 from minitrain.params import Params
+
+CELL_COLUMNS = ("cell", "verb", "tense", "person", "english_regularity", "spanish_regularity", "split")
 
 
 def build_dataset(
@@ -55,8 +56,7 @@ def build_dataset(
 
 def texts(rows: Sequence[Row]) -> list[str]:
     """Two texts a row, in the order of DIRECTIONS: Spanish first, then English first."""
-    pairs = ((f"es:{row.spanish} / en:{row.text}", f"en:{row.text} / es:{row.spanish}") for row in rows)
-    return [text for pair in pairs for text in pair]
+    return [text for row in rows for text in (f"es:{row.spanish} / en:{row.text}", f"en:{row.text} / es:{row.spanish}")]
 
 
 def check_no_leak(rows_of: Mapping[str, Sequence[Row]]) -> None:

@@ -48,12 +48,11 @@ def split_cells(rows: Sequence[Row], config: SplitConfig) -> dict[str, str]:
     result = {
         row.cell: "train" if row.tense == "infinitive" else held_out.get(_group(row, by), "train") for row in rows
     }
-    for split in SPLITS:
-        if split not in result.values():
-            raise UserError(
-                f"split: no cell falls into {split}. The corpus has {len(first_of)} groups by {by}; raise "
-                "split.val_fraction or split.test_fraction, or add rows."
-            )
+    if empty := set(SPLITS) - set(result.values()):
+        raise UserError(
+            f"split: no cell falls into {', '.join(sorted(empty))}. The corpus has {len(first_of)} groups by {by}; "
+            "raise split.val_fraction or split.test_fraction, or add rows."
+        )
     return result
 
 

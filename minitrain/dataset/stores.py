@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minitrain.base.errors import UserError
 from minitrain.base.tensors import TensorSpecs
-from minitrain.params import ModelConfig
 
 SPLITS = ("train", "val", "test")
 DIRECTIONS = ("es-en", "en-es")
@@ -42,17 +40,3 @@ class TokenStore:
     def sequences(self) -> list[np.ndarray]:
         """The tokens of each sequence."""
         return np.split(self.tokens, self.offsets[1:-1])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The store as its file has it."""
-        return {"tokens": self.tokens, "offsets": self.offsets, "cell": self.cell, "direction": self.direction}
-
-    def check(self, name: str, config: ModelConfig) -> None:
-        """UserError, naming ``name``, unless its sequences and tokens fit the model."""
-        longest, largest = int(self.lengths.max(initial=0)), int(self.tokens.max(initial=0))
-        if longest > config.context + 1 or largest >= config.vocab_size:
-            raise UserError(
-                f"{name}: expected sequences of at most {config.context + 1} tokens (model.context + 1), each below "
-                f"{config.vocab_size} (model.vocab_size), got {longest} and {largest}. Make it again with: dvc repro "
-                "shard-to-batches"
-            )

@@ -15,7 +15,6 @@ from minitrain.base.errors import UserError
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Tokenizer:
     def to_json(self) -> dict[str, Any]:
         """A value that reads and diffs well: tokens in order, merges as pairs of texts."""
         merges = [[self.tokens[left], self.tokens[right]] for left, right in self.merges]
-        return {"schema_version": SCHEMA_VERSION, "tokens": list(self.tokens), "merges": merges}
+        return {"schema_version": 1, "tokens": list(self.tokens), "merges": merges}
 
     @classmethod
     def from_json(cls, value: Any) -> "Tokenizer":

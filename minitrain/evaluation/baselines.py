@@ -15,18 +15,17 @@ from minitrain.evaluation.ngram import add_alpha_nll, kneser_ney_nll
 from minitrain.minitorch.arithmetic import LN2, log, total
 from minitrain.params import NgramConfig
 from minitrain.scoring import perplexity, token_nll
-from minitrain.training.export import ExportedModel
-from minitrain.training.state import TrainState
+from minitrain.training import export, state
 
 HELD_OUT = ("val", "test")
 
 
-def measure(config: NgramConfig, dataset: Dataset, exported: ExportedModel) -> dict[str, Any]:
+def measure(config: NgramConfig, dataset: Dataset, exported: export.ExportedModel) -> dict[str, Any]:
     """By split: perplexities of model, baselines and floor, and the model's by kind of verb, direction and half."""
     return {split: measure_split(split, config, dataset, exported) for split in HELD_OUT}
 
 
-def measure_split(split: str, config: NgramConfig, dataset: Dataset, exported: ExportedModel) -> dict[str, Any]:
+def measure_split(split: str, config: NgramConfig, dataset: Dataset, exported: export.ExportedModel) -> dict[str, Any]:
     """The scores on one split."""
     train, store, vocab_size = dataset.stores["train"], dataset.stores[split], exported.config.vocab_size
     orders = range(1, config.max_order + 1)
@@ -93,6 +92,6 @@ def plots(metrics: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def training_picture(state: TrainState) -> dict[str, bytes]:
+def training_picture(final: state.TrainState) -> dict[str, bytes]:
     """The picture of the training for ``plots/train/``, by name. Training itself does not draw."""
-    return {"loss.png": figures.loss_curve(state.log.steps, state.log.evaluations, state.best.step)}
+    return {"loss.png": figures.loss_curve(final.log.steps, final.log.evaluations, final.best.step)}

@@ -11,9 +11,7 @@ import numpy as np
 
 from minitrain import figures
 from minitrain.base import formats
-from minitrain.dataset.batches import Microshard, pad
-from minitrain.dataset.read import Dataset
-from minitrain.dataset.tokenizer import Tokenizer
+from minitrain.dataset import batches, read, tokenizer
 from minitrain.evaluation.rounding import FORMATS
 from minitrain.minitorch.arithmetic import total
 from minitrain.minitorch.tape import Tape
@@ -37,13 +35,13 @@ class Flip(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an overflow is a finding here, see _finite
-def measure(dataset: Dataset, exported: ExportedModel) -> tuple[dict[str, Any], list[Flip]]:
+def measure(dataset: read.Dataset, exported: ExportedModel) -> tuple[dict[str, Any], list[Flip]]:
     """The drift at each layer under each format and mode on the validation set, and every changed argmax.
 
     A number that has overflowed is None.
     """
     store = dataset.stores["val"]
-    shard = pad(store, np.arange(len(store)))
+    shard = batches.pad(store, np.arange(len(store)))
     exact = exported.model()
     reference = exact.activations(Tape(recording=False), shard.tokens)
     largest = {layer: float(np.abs(x).max()) for layer, x in reference.items()}
@@ -96,7 +94,7 @@ def _finite(x: float) -> float | None:
 
 
 def changed_argmax(
-    exact: np.ndarray, drifted: np.ndarray, shard: Microshard, tokenizer: Tokenizer
+    exact: np.ndarray, drifted: np.ndarray, shard: batches.Microshard, bpe: tokenizer.Tokenizer
 ) -> Iterator[tuple[str, str, str, str, float]]:
     """Context, target, token before, token after and margin of each position whose largest logit is another one."""
     before, after = exact.argmax(axis=1), drifted.argmax(axis=1)
@@ -104,8 +102,8 @@ def changed_argmax(
     for index in np.flatnonzero(before != after).tolist():
         row, time = where[index].tolist()
         margin = float(f"{exact[index, before[index]] - exact[index, after[index]]:.3g}")
-        target, was, now = (tokenizer.tokens[i] for i in (shard.targets[row, time], before[index], after[index]))
-        yield tokenizer.decode(shard.tokens[row, : time + 1].tolist()), target, was, now, margin
+        target, was, now = (bpe.tokens[i] for i in (shard.targets[row, time], before[index], after[index]))
+        yield bpe.decode(shard.tokens[row, : time + 1].tolist()), target, was, now, margin
 
 
 def flips_page(flips: list[Flip], positions: int) -> str:

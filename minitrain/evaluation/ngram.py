@@ -5,7 +5,7 @@ everything after ``<bos>``, ``<eos>`` included. Models are fitted on one store a
 of every target of another, in the order of its tokens.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -32,9 +32,7 @@ def add_alpha_nll(train: TokenStore, store: TokenStore, n: int, alpha: float, vo
     Chen & Goodman 1999, section 2.1.
     """
     counts = Counter(grams(train, n))
-    contexts: Counter[Gram] = Counter()
-    for gram, count in counts.items():
-        contexts[gram[:-1]] += count
+    contexts = Counter(gram[:-1] for gram in grams(train, n))
     probabilities = [(counts[gram] + alpha) / (contexts[gram[:-1]] + alpha * vocab_size) for gram in grams(store, n)]
     return _nll(probabilities)
 
@@ -49,23 +47,19 @@ def kneser_ney_nll(train: TokenStore, store: TokenStore, n: int, discount: float
     orders = [Counter(grams(train, n))]
     while len(orders) < n:
         orders.append(Counter(gram[1:] for gram in orders[-1]))  # distinct left neighbours
-    levels = []
-    for counts in reversed(orders):  # unigrams first
-        totals: dict[Gram, int] = defaultdict(int)
-        kinds: dict[Gram, int] = defaultdict(int)
-        for gram, count in counts.items():
-            totals[gram[:-1]] += count
-            kinds[gram[:-1]] += 1
-        levels.append((counts, totals, kinds))
+    levels = [  # unigrams first: the grams, how often each context came, how many tokens came after it
+        (counts, Counter(gram[:-1] for gram in counts.elements()), Counter(gram[:-1] for gram in counts))
+        for counts in reversed(orders)
+    ]
 
     def probability(gram: Gram) -> float:
         p = 1 / vocab_size
         for order, (counts, totals, kinds) in enumerate(levels, start=1):
             part = gram[n - order :]
-            total = totals.get(part[:-1], 0)
+            total = totals[part[:-1]]
             if total == 0:
                 break  # the context was never seen, and no longer one was either
-            p = max(counts.get(part, 0) - discount, 0) / total + discount * kinds[part[:-1]] / total * p
+            p = max(counts[part] - discount, 0) / total + discount * kinds[part[:-1]] / total * p
         return p
 
     return _nll([probability(gram) for gram in grams(store, n)])

@@ -9,20 +9,20 @@ from minitrain.dataset.read import Dataset
 from minitrain.loop import midrun_step, train
 from minitrain.minitorch.tape import Tape
 from minitrain.params import ModelConfig, TrainConfig
-from minitrain.training.checkpoint import load_state, state_digests, state_tensors
-from minitrain.training.export import ExportedModel
+from minitrain.training import checkpoint, export
 
 
 def measure(
-    model_config: ModelConfig, config: TrainConfig, dataset: Dataset, exported: ExportedModel
+    model_config: ModelConfig, config: TrainConfig, dataset: Dataset, exported: export.ExportedModel
 ) -> dict[str, Any]:
     """Each promise of the checkpoint as true or false, and the sizes of the files. Every comparison is of bytes."""
     folder = exported.path.parent
     state_path, midrun_path = layout.state_path(exported.path), folder / layout.MIDRUN_CHECKPOINT
     state, midrun = (
-        load_state(path, model_config, config, exported.digest_of(path)) for path in (state_path, midrun_path)
+        checkpoint.load_state(path, model_config, config, exported.digest_of(path))
+        for path in (state_path, midrun_path)
     )
-    arrays = state_tensors(state)
+    arrays = checkpoint.state_tensors(state)
     recorded = exported.manifest["state_digests"]
 
     specs: tensors.TensorSpecs = {
@@ -39,14 +39,19 @@ def measure(
     again = {
         "model": tensors.encode_tensors(exported.model().views(exported.weights)),
         "state": tensors.encode_tensors(arrays),
-        "kept": tensors.encode_tensors(state_tensors(midrun)),
+        "kept": tensors.encode_tensors(checkpoint.state_tensors(midrun)),
     }
     resumed_at = midrun.step
     for _ in train(midrun, dataset.stores["train"], dataset.stores["val"], model_config, config):
         pass
-    resumed, bits_promised = tensors.encode_tensors(state_tensors(midrun)), model_config.arithmetic == "exact"
+    resumed, bits_promised = (
+        tensors.encode_tensors(checkpoint.state_tensors(midrun)),
+        model_config.arithmetic == "exact",
+    )
     return {
-        "state_machines": {part: digest == recorded.get(part) for part, digest in state_digests(arrays).items()},
+        "state_machines": {
+            part: digest == recorded.get(part) for part, digest in checkpoint.state_digests(arrays).items()
+        },
         **{f"{kind}_file_same_when_saved_again": again[kind] == saved[kind] for kind in saved},
         "best_weights_are_the_model": state.best.weights.tobytes() == exported.weights.tobytes(),
         "fp64_logits_same": logits.tobytes() == probe["logits"].tobytes() if bits_promised else None,

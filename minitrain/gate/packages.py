@@ -1,8 +1,9 @@
 """Installed packages against the locked ones: a note, since arithmetic is exact. A changed byte shows in the checks."""
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from minitrain.base import files, layout
 
@@ -16,13 +17,8 @@ def locked(environment: dict[str, str] | None = None) -> list[Requirement]:
 
 def note() -> str:
     """Which packages are not as locked, for people."""
-    here = {package: _installed(package.name) for package in locked()}
-    other = [f"{p.name} {got} instead of {p.specifier}" for p, got in here.items() if f"=={got}" != str(p.specifier)]
-    return f"note: other packages than locked: {', '.join(other)}" if other else f"{len(here)} packages as locked"
-
-
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "nothing"
+    here = {canonicalize_name(package.name): package.version for package in distributions()}
+    pins = {package.name: str(package.specifier) for package in locked()}
+    got = {name: here.get(canonicalize_name(name), "nothing") for name in pins}
+    other = [f"{name} {got[name]} instead of {pin}" for name, pin in pins.items() if pin != f"=={got[name]}"]
+    return f"note: other packages than locked: {', '.join(other)}" if other else f"{len(pins)} packages as locked"

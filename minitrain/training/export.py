@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from minitrain.base import UserError, files, formats, layout, tensors
-from minitrain.dataset.batches import pad
-from minitrain.dataset.stores import TokenStore
+from minitrain.dataset import batches, stores
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.params import ModelConfig
@@ -21,9 +20,11 @@ PROBE_SEQUENCES = 8
 
 
 def model_files(
-    state: TrainState, model_config: ModelConfig, inputs: Mapping[str, Any], midrun: bytes, val_set: TokenStore
+    state: TrainState, model_config: ModelConfig, inputs: Mapping[str, Any], midrun: bytes, probe: bytes
 ) -> dict[str, bytes]:
-    """The files of ``models/`` by name, the manifest last. ``midrun`` is the checkpoint at three quarters."""
+    """The files of ``models/`` by name, the manifest last. ``midrun`` is the checkpoint at three quarters; of ``probe``
+    see there.
+    """
     model = MiniGPT(model_config)
     weights = tensors.encode_tensors(model.views(state.best.weights))
     name = Path(layout.model_name(files.sha256(weights)))
@@ -32,7 +33,7 @@ def model_files(
         name.name: weights,
         layout.state_path(name).name: tensors.encode_tensors(arrays),
         layout.MIDRUN_CHECKPOINT: midrun,
-        layout.PROBE: tensors.encode_tensors(probe(state, model_config, val_set)),
+        layout.PROBE: probe,
     }
     best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": perplexity(state.best.loss)}
     complete = {
@@ -48,11 +49,12 @@ def model_files(
     return {**content, layout.manifest_path(name).name: formats.json_bytes(complete)}
 
 
-def probe(state: TrainState, model_config: ModelConfig, val_set: TokenStore) -> tensors.Tensors:
+def probe(state: TrainState, model_config: ModelConfig, val_set: stores.TokenStore) -> bytes:
     """A few validation sequences and the model's float64 logits for them, computed from the weights in memory."""
-    tokens = pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
+    tokens = batches.pad(val_set, np.arange(min(PROBE_SEQUENCES, len(val_set)))).tokens
     model = MiniGPT.with_weights(model_config, state.best.weights.astype(np.float64))
-    return {"tokens": tokens.astype(np.int64), "logits": model.logits(Tape(recording=False), tokens)}
+    logits = model.logits(Tape(recording=False), tokens)
+    return tensors.encode_tensors({"tokens": tokens.astype(np.int64), "logits": logits})
 
 
 def training_tables(state: TrainState) -> dict[str, bytes]:
@@ -92,16 +94,7 @@ class ExportedModel:
 
     def digest_of(self, path: Path) -> str:
         """The sha256 of a file in ``models/``, which training took from memory before it wrote the file."""
-        return listed_digest(self.manifest, path.relative_to(self.path.parent).as_posix())
-
-
-def listed_digest(content: Mapping[str, Any], name: str) -> str:
-    """The sha256 that a manifest gives for one of the run's files; UserError when it does not list the file."""
-    if name not in content["files"]:
-        raise UserError(
-            f"the manifest of {content['model']}: key 'files': expected {name}. Train again: dvc repro --force train"
-        )
-    return str(content["files"][name])
+        return str(self.manifest["files"].get(path.relative_to(self.path.parent).as_posix()))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -111,24 +104,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: expected one model with its manifest, found {len(found)}. Make it with: dvc repro train"
         )
-    content = formats.read_json(found[0])
-    if not isinstance(content, dict) or content.get("schema_version") != manifest.SCHEMA_VERSION:
-        raise UserError(
-            f"{found[0]}: key 'schema_version': expected {manifest.SCHEMA_VERSION}. Make the model again with: "
-            "dvc repro --force train"
-        )
-    for key, kind in manifest.TYPES.items():
-        if not isinstance(content.get(key), kind):
+    (path,) = found
+    content = formats.read_json(path)
+    exact = {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "model": path.name.replace(".manifest.json", ".safetensors"),  # a name, and no path to anywhere
+    }
+    for key, expected in (exact | manifest.TYPES).items():
+        got = content.get(key) if isinstance(content, dict) else content
+        if not (isinstance(got, expected) if isinstance(expected, type) else got == expected):
             raise UserError(
-                f"{found[0]}: key '{key}': expected {kind.__name__}, got {content.get(key)!r:.60}. Make the "
-                "model again with: dvc repro --force train"
+                f"{path}: key '{key}': expected {getattr(expected, '__name__', expected)}, got {got!r:.60}. "
+                "Make the model again with: dvc repro --force train"
             )
-    model = found[0].name.replace(".manifest.json", ".safetensors")
-    if content["model"] != model:  # a name, and no path to anywhere
-        raise UserError(
-            f"{found[0]}: key 'model': expected {model}, got {content['model']!r:.60}. Make the model again with: "
-            "dvc repro train"
-        )
     return content
 
 
@@ -137,7 +125,7 @@ def read_model(folder: Path, model_config: ModelConfig) -> ExportedModel:
     parameters say.
     """
     content = read_manifest(folder)
-    path, expected = folder / content["model"], listed_digest(content, content["model"])
+    path = folder / content["model"]
     if content["config"].get("model") != asdict(model_config):
         raise UserError(
             f"{layout.manifest_path(path)}: expected the config of params.yaml {asdict(model_config)}, got "
@@ -145,9 +133,7 @@ def read_model(folder: Path, model_config: ModelConfig) -> ExportedModel:
         )
     model = MiniGPT(model_config)
     specs = {name: ("float32", parameter.shape) for name, parameter in model.named_parameters()}
-    arrays = tensors.load_tensors(path, specs, expected)
-    if path.name != layout.model_name(expected):
-        raise UserError(f"{path}: expected the name {layout.model_name(expected)}: it begins with the file's sha256.")
+    arrays = tensors.load_tensors(path, specs, str(content["files"].get(path.name)))
     weights = np.zeros(model.size, dtype=np.float32)
     for name, view in model.views(weights).items():
         view[:] = arrays[name]

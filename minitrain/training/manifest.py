@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from minitrain.base import files, formats, layout
-from minitrain.base.code import code_digest
+from minitrain.base import code, files, formats, layout
 from minitrain.dataset.read import Dataset
 from minitrain.params import ModelConfig, TrainConfig
 
 SCHEMA_VERSION = 2
 # What a manifest must have for the model to be read, logged and reported.
 TYPES: dict[str, type] = {
-    **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest", "model"), str),
+    **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest"), str),
     **dict.fromkeys(("config", "files", "metrics", "state_digests"), dict),
     **dict.fromkeys(("parameters", "step"), int),
 }
@@ -32,7 +31,7 @@ def run_inputs(model_config: ModelConfig, config: TrainConfig, dataset: Dataset)
         "config_hash": _digest(configs),
         "data_manifest_sha256": dataset.data_manifest_sha256,
         "data": {(layout.BATCHES / name).as_posix(): digest for name, digest in dataset.digests.items()},
-        "code_digest": code_digest("train"),
+        "code_digest": code.code_digest("train"),
     }
 
 

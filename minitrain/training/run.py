@@ -24,8 +24,8 @@ def run(state: TrainState, dataset: Dataset, model_config: ModelConfig, config: 
     Raises UserError when the training cannot go on.
     """
     val_loss = state.log.evaluations[-1][1] if state.log.evaluations else math.nan
-    no_bar = None if sys.stderr else True  # None: not where stderr is no terminal
-    bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=no_bar)
+    # disable=None: no bar where stderr is no terminal.
+    bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None)
     with bar, stop_signals() as received:
         try:
             for event in train(state, dataset.stores["train"], dataset.stores["val"], model_config, config):
