@@ -4,6 +4,7 @@
 #   make test    run the tests                       make seeds   ten seeds: is the result luck?
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
+#   make lessons ten classic bugs: what each does to the training (docs/course/bugs.md), some minutes
 #   make log-run log what is on disk into MLflow: every run of the gate does that too
 #   make check-all all of it, and all proofs below: two hours
 #   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
@@ -23,7 +24,7 @@ export DVC_NO_ANALYTICS := 1
 # Of the user's shell: the first hides our modules from Python, the second tells the gate of an experiment.
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
-.PHONY: repro audit test check explain check-all qemu seeds bench profile ui log-run lock hooks format clean
+.PHONY: repro audit test check explain check-all qemu seeds bench profile lessons ui log-run lock hooks format clean
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
 
 repro: .venv/run
@@ -42,6 +43,7 @@ check: .venv/dev
 	ruff check .
 	mypy
 	python -m course.chapter --check
+	python -m course.bugs --check
 
 explain: .venv/dev
 	python -m course.explain
@@ -60,6 +62,10 @@ bench: .venv/run .venv-bench/run
 profile: .venv/run
 	dvc repro shard-to-batches
 	python -m benchmarks.profile_step
+
+lessons: .venv/dev
+	dvc repro shard-to-batches
+	python -m course.bugs
 
 prove-audit: .venv/run
 	python -m proofs.forgeries

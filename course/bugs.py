@@ -1,0 +1,183 @@
+"""Puts ten classic bugs into the training loop, one after the other, and shows what they do: ``make lessons``.
+
+For each bug of ``course/ten_bugs.py`` a copy of the project gets the wrong lines and trains for 300 steps
+(``course/bug_run.py``). The curve is drawn beside that of the right code, and the test that is said to catch the bug
+must go red in such a copy. Writes ``docs/course/bugs.md`` and its pictures; takes some minutes.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from course.bug_pictures import two_curves
+from course.ten_bugs import BUGS, Bug
+from minitrain.base import UserError, files
+from minitrain.base.process import run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/course/bugs.md"
+PICTURES = ROOT / "docs/course/bugs"
+INTRODUCTION = """\
+# Ten bugs
+
+Each of these bugs is in many training loops; most of them raise no error. Here each is put into the real code: in
+the diff, `-` is a line of this project, `+` is the bug, and a line without a sign shows the place. Then the real
+model trains on the real corpus, for 300 steps, stopped and resumed at step 150. Blue is the right run, red the one
+with the bug. The curves are computed with exact arithmetic, so they are the same on every machine.
+
+`make lessons` (`course/bugs.py`) writes this page and draws its pictures. It also runs the test that is named as
+the one that catches the bug, with the bug in: each went red.
+"""
+
+
+# --- the bug in the code -----------------------------------------------------------------------------
+
+
+def broken_files(change: str) -> dict[str, str]:
+    """The files that a change names, with the change. UserError unless the code has each right line just once."""
+    texts: dict[str, list[str]] = {}
+    lines: list[str] = []
+    place, indent = 0, ""
+    for line in change.splitlines():
+        mark, code = line[:2], line[2:]
+        if mark == "+ ":
+            lines.insert(place, indent + code)
+            place += 1
+        elif mark in ("- ", "  "):
+            found = [index for index, other in enumerate(lines) if other.strip() == code]
+            if len(found) != 1:
+                raise UserError(f"course/ten_bugs.py: expected one line {code!r} in the code, found {len(found)}.")
+            place, indent = found[0] + 1, lines[found[0]].removesuffix(code)
+            if mark == "- ":
+                place -= 1
+                del lines[place]
+        else:
+            lines = texts.setdefault(line, (ROOT / line).read_text().splitlines())
+    return {file: "\n".join(lines) + "\n" for file, lines in texts.items()}
+
+
+def copy_project(target: Path, change: str = "") -> Path:
+    """The project at ``target``, with a change."""
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "mlruns", "mlflow.db", "checkpoints", "models")
+    shutil.copytree(ROOT, target, ignore=ignore)
+    for file, text in broken_files(change).items():
+        (target / file).write_text(text)
+    return target
+
+
+# --- what comes of it --------------------------------------------------------------------------------
+
+
+def pictures(bugs: Sequence[Bug], with_title: bool) -> Iterator[bytes]:
+    """Train with each bug, and draw."""
+    with tempfile.TemporaryDirectory() as temporary:
+        right = curves(copy_project(Path(temporary) / "right"))
+        for bug in bugs:
+            wrong = curves(copy_project(Path(temporary) / bug.name, bug.change))
+            title = bug.title if with_title else ""
+            yield two_curves(bug.curve, bug.scale, right[bug.curve], wrong[bug.curve], title)
+
+
+def curves(project: Path) -> Any:
+    """The curves of a short run there."""
+    command = [sys.executable, "-m", "course.bug_run"]
+    ran = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise UserError(ran.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    return json.loads(ran.stdout)
+
+
+def expect_caught(bug: Bug) -> None:
+    """UserError unless the test that should catch a bug goes red."""
+    with tempfile.TemporaryDirectory() as temporary:
+        project = copy_project(Path(temporary) / "project", bug.change)
+        command = [sys.executable, "-m", "pytest", "-q", bug.check]
+        status = subprocess.run(command, cwd=project, stdout=subprocess.DEVNULL, check=False).returncode
+    if status != 1:
+        raise UserError(f"{bug.title}: expected {bug.check} to go red, got pytest's exit status {status}.")
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def picture_path(bug: Bug) -> Path:
+    return PICTURES / f"{BUGS.index(bug) + 1}-{bug.name}.png"
+
+
+def page() -> str:
+    """The ten lessons in Markdown."""
+    text = INTRODUCTION
+    for number, bug in enumerate(BUGS, 1):
+        file, test = bug.check.split("::")
+        text += f"""
+## {number}. {bug.title}
+
+{bug.what}
+
+```diff
+{bug.change}```
+
+![{bug.curve}, right and with the bug](bugs/{picture_path(bug).name})
+
+**How to recognise it**
+
+{bug.recognise}
+
+**What catches it here**: `{test}` in [`{file}`](../../{file})
+"""
+    return text
+
+
+def check() -> None:
+    """UserError when the page or a picture is missing or not of today's bugs, or a bug not of today's code."""
+    for bug in BUGS:
+        broken_files(bug.change)
+    missing = [path for path in (PAGE, *map(picture_path, BUGS)) if not path.exists()]
+    if missing or PAGE.read_text() != page():
+        raise UserError("docs/course/bugs.md: expected what course/bugs.py writes, got another page. Run: make lessons")
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def write() -> None:
+    """Make the page and all pictures, and prove that each bug is caught."""
+    for bug, picture in zip(BUGS, pictures(BUGS, with_title=True), strict=True):
+        expect_caught(bug)
+        files.write_bytes(picture_path(bug), picture)
+        print(f"{bug.title}: drawn, and caught by {bug.check}")
+    files.write_bytes(PAGE, page().encode())
+
+
+def write_exam(folder: Path) -> None:
+    """Draw five pictures without their titles, and their titles in a file of its own."""
+    chosen = [BUGS[index] for index in np.argsort(np.random.PCG64(18).random_raw(len(BUGS)))[:5]]
+    for letter, picture in zip("ABCDE", pictures(chosen, with_title=False), strict=True):
+        files.write_bytes(folder / f"{letter}.png", picture)
+    answers = [f"{letter}: {bug.title}\n" for letter, bug in zip("ABCDE", chosen, strict=True)]
+    files.write_bytes(folder / "answers.txt", "".join(answers).encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m course.bugs", description="Write docs/course/bugs.md.")
+    parser.add_argument("--check", action="store_true", help="only compare the page with the bugs and the code")
+    parser.add_argument("--exam", type=Path, metavar="FOLDER", help="only draw five pictures there, for you to guess")
+    options = parser.parse_args()
+    if options.check:
+        check()
+    elif options.exam:
+        write_exam(options.exam)
+    else:
+        write()
+
+
+if __name__ == "__main__":
+    run_command(main)
