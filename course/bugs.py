@@ -30,8 +30,8 @@ INTRODUCTION = """\
 
 Each of these bugs is in many training loops; most of them raise no error. Here each is put into the real code: in
 the diff, `-` is a line of this project, `+` is the bug, and a line without a sign shows the place. Then the real
-model trains on the real corpus, for 300 steps, stopped and resumed at step 150. Blue is the right run, red the one
-with the bug. The curves are computed with exact arithmetic, so they are the same on every machine.
+model trains on the real corpus, for 300 steps, stopped and resumed at step 150. Blue is the right run, orange the
+one with the bug. The curves are computed with exact arithmetic, so they are the same on every machine.
 
 `make lessons` (`course/bugs.py`) writes this page and draws its pictures. It also runs the test that is named as
 the one that catches the bug, with the bug in: each went red.
