@@ -168,7 +168,7 @@ minitrain/loop.py
         """\
 Log the norm of the whole gradient after clipping: no point may lie above the bound. Log how often clipping acts,
 too: never, in a long run, is worth a look.""",
-        "tests/test_reference.py::test_the_run_is_the_reference[tight clipping]",
+        "tests/test_reference.py::test_the_run_is_the_twins[tight clipping]",
         "gradient norm after clipping",
     ),
     Bug(
@@ -186,7 +186,7 @@ minitrain/minitorch/sequence_ops.py
         """\
 Change the last token of a sentence: no logit before it may move. A validation loss near zero, or below the entropy
 of the corpus (the floor in plots/baseline-compare), is a leak and no success.""",
-        "tests/test_reference.py::test_the_model_is_the_reference",
+        "tests/test_plain.py::test_loss_and_every_gradient_of_the_fast_code_are_those_of_the_twin",
         "validation loss",
         "log",
     ),
