@@ -35,6 +35,9 @@ one with the bug. The curves are computed with exact arithmetic, so they are the
 
 `make lessons` (`course/bugs.py`) writes this page and draws its pictures. It also runs the test that is named as
 the one that catches the bug, with the bug in: each went red.
+
+To test yourself first: `python -m course.bugs --exam FOLDER` draws five of the pictures without their titles, in an
+order of their own, and puts the answers beside them, in a file.
 """
 
 
