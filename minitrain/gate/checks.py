@@ -24,7 +24,7 @@ from minitrain.training import checks, export, state
 ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
 LOCKED_PARAMETERS = 103_680
-CODE_FOLDERS = ("minitrain", "stages", "tests", "benchmarks", "proofs")
+CODE_FOLDERS = ("minitrain", "stages", "course", "tests", "benchmarks", "proofs")
 
 Outcome = tuple[str, str, bool]  # expected, got, passed
 
