@@ -38,7 +38,7 @@ LIMIT = 40  # seconds for the short run; the right code needs four
 
 # The tests of each file, the quickest and most telling first.
 EXPLAINED = {
-    "minitrain/loop.py": ("loop", "reference", "continuing", "pipeline"),
+    "minitrain/loop.py": ("loop", "reference", "continuing", "mistakes"),
     "minitrain/training/state.py": ("optim", "loop", "reference"),
     "minitrain/training/checkpoint.py": ("checkpoint", "loop", "continuing"),
     "minitrain/training/checks.py": ("loop", "mistakes"),
@@ -105,7 +105,9 @@ def difference(right: str, status: int | None, printed: str, error: str) -> str:
 
 def copy_project(target: Path) -> Path:
     """All that tests and short run need, at ``target``."""
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "mlruns", "mlflow.db", "checkpoints", "models")
+    ignore = shutil.ignore_patterns(
+        ".git", ".dvc", ".venv*", ".*_cache", "__pycache__", "mlruns", "checkpoints", "models"
+    )
     return Path(shutil.copytree(ROOT, target, ignore=ignore))
 
 
@@ -142,6 +144,9 @@ def observe(sections: Sequence[Section]) -> dict[str, Any]:
         status, right, error = run(folder, LIMIT, *SHORT_RUN)
         if status != 0:
             raise UserError(f"the short run of the right code failed: {error}")
+        for file in {section.file for section in sections}:
+            if red := first_red(folder, (EXPLAINED | ENGINE)[file]):
+                raise UserError(f"{red} goes red with the right code of {file}")
         results = list(tqdm(pool.map(look, changes), total=len(changes), desc="changes", unit="change"))
 
     seen: dict[str, Any] = {}
