@@ -12,7 +12,7 @@ from minitrain.base.errors import UserError
 from minitrain.base.tensors import encode_tensors
 from minitrain.dataset.batches import pad
 from minitrain.loop import CheckpointDue, Evaluation, Step, midrun_step, train
-from minitrain.minitorch.tape import Op, Tape
+from minitrain.minitorch.tape import Op, Tape, Tensor
 from minitrain.model import MiniGPT
 from minitrain.training.checkpoint import decode_state, state_tensors
 from minitrain.training.state import initial_state
@@ -83,6 +83,14 @@ def test_the_best_weights_are_those_of_the_best_evaluation(train_set, val_set):
     assert state.best.weights.tobytes() == averages[8].tobytes()
 
 
+def test_of_two_equal_evaluations_the_first_stays_the_best(train_set, val_set, monkeypatch):
+    monkeypatch.setattr(loop, "mean", lambda nll: 1.0)
+    state = fresh()
+    events, _ = run(state, train_set, val_set)
+    assert [event.is_best for event in events if isinstance(event, Evaluation)] == [True, False, False, False]
+    assert state.best.step == 0
+
+
 def test_it_learns(train_set, val_set):
     config = dataclasses.replace(TINY_TRAIN, steps=150, embed_dropout=0.0, residual_dropout=0.0, attention_dropout=0.0)
     state = fresh(config)
@@ -137,15 +145,35 @@ def test_another_seed_gives_other_bytes(whole, train_set, val_set):
     assert run(fresh(config), train_set, val_set, config)[1][12] != whole[1][12]
 
 
-def test_every_microshard_has_dropout_of_its_own():
-    """Two microshards with the same sequence: were their generators the same, so would be their gradients."""
-    shard = pad(random_store(1, seed=3), np.array([0]))
-    state = fresh()
+def gradients_of_same_microshards(n_shards):
+    """The state after one step's gradients, and those of each of n microshards with the same sequence, then their sum."""
+    shard, state = pad(random_store(1, seed=3), np.array([0])), fresh()
     grads = np.zeros((3, len(state.model.weights)), np.float32)
     replicas = [MiniGPT.with_weights(TINY_MODEL, state.model.weights, grad) for grad in grads]
     with ThreadPoolExecutor(1) as pool:
-        loop.loss_and_grads([shard, shard], state.rng, replicas, grads, CONFIG, pool)
+        loop.loss_and_grads([shard] * n_shards, state.rng, replicas, grads, CONFIG, pool)
+    return state, grads
+
+
+def test_every_microshard_has_dropout_of_its_own():
+    """Were their generators the same, so would be the gradients of two microshards."""
+    _, grads = gradients_of_same_microshards(2)
     assert not np.allclose(grads[0] - grads[1], grads[1], atol=1e-5)
+
+
+def test_a_step_draws_as_many_seeds_whatever_the_number_of_microshards():
+    """A batch may have fewer than config.microshards; what is drawn later must not depend on it."""
+    one, three = (gradients_of_same_microshards(n)[0].rng.bit_generator.state for n in (1, 3))
+    assert one == three
+
+
+def test_gradients_whose_sum_overflows_are_left_to_check_step(monkeypatch):
+    monkeypatch.setattr(Tape, "backward", lambda tape, loss: None)
+    monkeypatch.setattr(
+        loop.MiniGPT, "loss", lambda self, tape, *_: (self.embed.weight.grad.fill(3e38), Tensor(np.ones(1)))[1]
+    )
+    _, grads = gradients_of_same_microshards(2)
+    assert np.isinf(grads[0]).any()
 
 
 # --- a run that goes wrong stops ---------------------------------------------------------------------
@@ -189,6 +217,14 @@ def test_a_number_that_is_not_finite_is_named_and_stops_the_run_before_the_weigh
         run(resumed, train_set, val_set)
     assert resumed.model.weights.tobytes() == before
     assert resumed.step == len(resumed.log.steps) == 9
+
+
+@pytest.mark.parametrize("factor", [1e4, 1e38])
+def test_a_validation_that_has_diverged_stops_the_run(train_set, val_set, factor):
+    state = fresh()
+    state.model.ema *= np.float32(factor)
+    with pytest.raises(UserError, match="step 0: the validation loss is .*: the run has diverged"):
+        run(state, train_set, val_set)
 
 
 def test_a_gradient_norm_that_overflows_is_not_blamed_on_the_loss(train_set, val_set, monkeypatch):
