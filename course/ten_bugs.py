@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bug:
-    """One lesson. ``curve`` is one of course/bug_run.py, ``scale`` one of course/bug_pictures.py."""
+    """One lesson. ``curve`` is one of course/bug_run.py, ``scale`` one of course/bugs.py."""
 
     title: str
     what: str  # is wrong, and what comes of it here
@@ -113,7 +113,7 @@ bound of clipping at each and every step says the same.""",
         """\
 AdamW divides its two averages by 1 - beta^t, because they begin at zero. Without that the very first step has 0.45
 of its length; from the ninth on steps are up to a tenth too long, and after a hundred nothing is left of it. Under
-a warm-up nobody sees that: the loss is 0.02 nats behind at step 10 and 0.015 ahead at step 50; then comes the noise
+a warm-up nobody sees that: the loss is 0.02 nats behind at step 8 and 0.01 ahead at step 50; then comes the noise
 by which any small change sets two runs apart. With beta2 = 0.999, the usual default, each of the first hundred
 steps would be three to seven times too long, and a run without warm-up could break.""",
         """\
@@ -157,7 +157,7 @@ allows.""",
 Each tensor's gradient is clipped by itself, instead of all of them together. Clipping should shorten the gradient
 and keep its direction; this way the direction changes, since only the long tensors get shorter. And the whole may
 now be longer than the bound: with 27 tensors, as here, up to five times. In this run no tensor is ever longer than
-1, so nothing is clipped at all, and the losses differ by 0.001 at most. The protection is missing on the day when a
+1, so nothing is clipped at all, and the losses differ by 0.0012 at most. The protection is missing on the day when a
 gradient explodes.""",
         """\
 minitrain/loop.py

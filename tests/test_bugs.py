@@ -9,7 +9,6 @@ import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, run_python
 
 from course import bugs
-from course.bug_pictures import two_curves
 from course.bug_run import run
 from course.ten_bugs import BUGS
 from minitrain.base.errors import UserError
@@ -38,7 +37,7 @@ def curves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bugs")
 
     def of(title):
-        ran = run_python(bugs.copy_project(folder / title, changes[title]), "-c", CURVES)
+        ran = run_python(bugs.copy_with(changes[title], folder / title), "-c", CURVES)
         assert ran.returncode == 0, ran.stderr
         return json.loads(ran.stdout)
 
@@ -101,8 +100,14 @@ def test_clipped_as_a_whole_no_gradient_is_above_the_bound_and_clipped_by_tensor
 
 
 def test_the_check_of_the_first_step_stops_a_sum(tmp_path):
-    project = bugs.copy_project(tmp_path / "project", BY_TITLE["Sum instead of mean"].change)
+    project = bugs.copy_with(BY_TITLE["Sum instead of mean"].change, tmp_path / "project")
     assert "step 0: expected a loss within 0.5 of ln 16" in run_python(project, "-c", FIRST_STEP).stderr
+
+
+def test_a_check_that_does_not_notice_its_bug_is_named():
+    adamw = BY_TITLE["No bias correction"].check
+    with pytest.raises(UserError, match=f"Wrong shift: expected {adamw} to be red, got pytest's exit status 0"):
+        bugs.expect_caught(dataclasses.replace(BY_TITLE["Wrong shift"], check=adamw))
 
 
 # --- the page ------------------------------------------------------------------------------------------
@@ -127,7 +132,8 @@ def test_a_picture_that_is_missing_is_noticed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("line", "found"), [("no_such_line()", 0), ("@dataclass", 4)])
 def test_a_right_line_that_the_code_has_not_just_once_is_named(line, found):
-    with pytest.raises(UserError, match=rf"expected one line '{re.escape(line)}' in the code, found {found}"):
+    expected = f"expected one line '{line}' in minitrain/training/state.py, found {found}."
+    with pytest.raises(UserError, match=re.escape(expected)):
         bugs.broken_files(f"minitrain/training/state.py\n- {line}\n+ pass\n")
 
 
@@ -149,14 +155,14 @@ def test_every_link_of_the_page_leads_to_a_file():
 
 def test_equal_curves_give_equal_bytes_and_each_scale_another_picture():
     right, wrong = [(step, 4.0 - step / 10) for step in range(9)], [(step, 4.5 - step / 10) for step in range(9)]
-    drawn = [two_curves("training loss", scale, right, wrong, "x") for scale in ("linear", "log", "difference")]
-    assert drawn[0] == two_curves("training loss", "linear", right, wrong, "x")
+    drawn = [bugs.two_curves("training loss", scale, right, wrong, "x") for scale in ("linear", "log", "difference")]
+    assert drawn[0] == bugs.two_curves("training loss", "linear", right, wrong, "x")
     assert len(set(drawn)) == 3
 
 
 def test_an_exam_has_five_pictures_and_the_answers_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(bugs, "curves", lambda project: {bug.curve: [(0, 1.0), (1, 2.0)] for bug in BUGS})
-    monkeypatch.setattr(bugs, "copy_project", lambda target, change="": target)
+    monkeypatch.setattr(bugs, "copy_with", lambda change, target: target)
     bugs.write_exam(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{letter}.png" for letter in "ABCDE"), "answers.txt"]
     titles = [line.split(": ")[1] for line in (tmp_path / "answers.txt").read_text().splitlines()]
