@@ -55,7 +55,7 @@ def test_drift_is_measured_at_every_layer(ran):
 
 
 def test_the_plain_twin_of_the_course_learns_on_what_the_first_stage_leaves(ran, monkeypatch, capsys):
-    monkeypatch.chdir(ran[0])
+    monkeypatch.chdir(ran)
     plain.main()
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 5
