@@ -31,11 +31,12 @@ that went red. `make explain` does it all again.
 """
 
 
-END = """No line of these is explained here: `course/plain.py` does that. But every statement of {files} was left out
-too, and every `if` was made to hold always: {n} changes. Gradient checks, plain twin and the tests of the model
-noticed each of them.
+END = """No line of these is explained here: `course/plain.py` does that. But every statement of
+{files}
+was left out too, and every `if` was made to hold always: {n} changes. Gradient checks, the plain twin or the tests of
+arithmetic and model noticed each of them.
 """
-EXCEPT = "All but `{line}` in `{function}`. {why}\n"
+EXCEPT = "None can notice `{line}` in `{function}`. {why}\n"
 
 
 def code(section: Section) -> str:

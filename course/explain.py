@@ -48,8 +48,8 @@ EXPLAINED = {
 }
 ENGINE = {
     "minitrain/minitorch/tape.py": ("tape", "ops", "model"),
-    "minitrain/minitorch/ops.py": ("ops", "plain", "model", "reference", "loop"),
-    "minitrain/minitorch/sequence_ops.py": ("ops", "plain", "model", "reference", "loop"),
+    "minitrain/minitorch/ops.py": ("ops", "arithmetic", "plain", "model", "reference", "loop"),
+    "minitrain/minitorch/sequence_ops.py": ("ops", "arithmetic", "plain", "model", "reference", "loop"),
     "minitrain/minitorch/nn.py": ("model", "plain", "reference", "loop"),
     "minitrain/minitorch/arithmetic.py": ("arithmetic", "ops", "plain", "model"),
     "minitrain/model.py": ("model", "plain", "reference", "loop"),
