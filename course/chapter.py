@@ -6,6 +6,7 @@ written; it fails when a line has no reason, when the code is not the code that 
 
 import argparse
 import ast
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +24,26 @@ BEGIN = """# 4. The loop, line by line
 <!-- Written by `python -m course.chapter`. To change it: course/reasons.md, then `make explain`. -->
 
 This chapter goes through the code of a run in the order in which it works: the first state, the loop, and what the
-loop calls. For each line it says why it is there. Then comes what happens when the line is left out, or replaced by a
-wrong twin. "Seen" is what a training of 60 steps shows, which is stopped and resumed once. "Test" is the first test
-that went red. `make explain` does it all again.
+loop calls. Each function stands there whole; then it says of each statement why it is there, and what happens when it
+is left out or replaced by a wrong version. It is long: read it beside the code, and skip what you know.
 
-"NameError" means: a later line uses the name. Such a line cannot be forgotten without being told.
+How to read it:
+
+- *Left out*: the statement is gone. Of an `if`, `for`, `with`, `try` or `match` its body is gone too.
+- *Instead*: a wrong version stands there. Of an `if` or a loop the body stays.
+- *Seen*: what a training of 60 steps shows (warm-up 10, evaluation every 20; stopped after step 50 and resumed from its
+  checkpoint of step 45). First the first line of its output that is different, then the last evaluation.
+- *Test*: the first test that goes red. Tests run in the same order each time, so a general one often comes first.
+- *Fails at once*: a later line needs the value. Such a line cannot be forgotten without being told.
+
+The silent ones are worth most: where a loss is a little different and nothing stops.
 """
 
 
 END = """No line of these is explained here: `course/plain.py` does that. But every statement of
 {files}
 was left out too, and every `if` was made to hold always: {n} changes. Gradient checks, the plain twin or the tests of
-arithmetic and model noticed each of them.
+arithmetic and model noticed each of them, but for those below.
 """
 EXCEPT = "None can notice `{line}` in `{function}`. {why}\n"
 
@@ -57,8 +66,11 @@ def what_was_seen(line: Line, rows: Sequence[Sequence[str]]) -> str:
     items = []
     for _, change, test, shown in rows:
         broken = "Left out" if change == LEFT_OUT else f"Instead `{change}`"
-        seen = f" Seen: {shown}." if shown else " Seen: nothing in 60 steps."
-        items.append(f"- {broken}.{seen} {f'Test: `{test}`.' if test else f'No test: {line.same[change]}'}")
+        seen = f"Seen: {shown}." if shown else "Seen: nothing in 60 steps."
+        if re.search("NameError|NoneType|UnboundLocalError", shown):
+            seen = "Fails at once."
+        where = f"`tests/{test}`" if "::" in test else f"each in `tests/{test}`" if test.endswith(".py") else test
+        items.append(f"- {broken}. {seen} {f'Test: {where}.' if test else f'No test: {line.same[change]}'}")
     return "\n".join(items)
 
 
