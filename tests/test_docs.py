@@ -14,6 +14,7 @@ DOCUMENTS = ["README.md", "data/README.md"]
 DOCUMENTS += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 # What a run leaves, and what the reader or DVC makes: not in a fresh clone.
 LEFT_BY_RUNS = (
+    "short-run",
     ".dvc/cache",
     "models",
     "checkpoints",
