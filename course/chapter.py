@@ -9,7 +9,6 @@ import ast
 import re
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from course import mutants
@@ -90,7 +89,7 @@ def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
                 raise UserError(f"course/reasons.md: {name(section)}: no reason for the line {line.statement.line!r}")
             parts.append(f"**`{line.statement.line.split('  #')[0]}`**{line.why}")
             parts.append(what_was_seen(line, [next(rows) for _ in line.changes]))
-    files = ", ".join(f"`{Path(file).name}`" for file in ENGINE)
+    files = ", ".join(f"`{file}`" for file in ENGINE)
     parts.append(END.format(files=files, n=sum(len(line.changes) for _, line in engine)))
     parts += [
         EXCEPT.format(line=line.statement.line, function=section.function, why=why)
