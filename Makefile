@@ -6,7 +6,7 @@
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
 #   make lessons ten classic bugs: what each does to the training (docs/course/bugs.md), some minutes
 #   make log-run log what is on disk into MLflow: every run of the gate does that too
-#   make check-all all of it, and all proofs below: two hours
+#   make check-all all of it, and all proofs below: three hours
 #   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
 #   make explain break every line of the loop: which test goes red, what does one see? an hour
 #   make lock    the lock files anew, after a change of the dependencies in pyproject.toml
@@ -14,7 +14,7 @@
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
 #   make prove-cpus     other machines, in short: 3 minutes     make prove-damage   damaged files: 3 minutes
-#   make prove-lock     arm64, all of it: some hours            make prove-faults   a disk that fails: 4 minutes
+#   make prove-lock     arm64, all of it: an hour or two        make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
 
 PYTHON ?= python3
@@ -73,7 +73,7 @@ prove-audit: .venv/run
 prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
 	python -m proofs.$*
 
-# Before an issue is closed. Debian's QEMU is installed where it is missing; prove-lock takes hours and is left out.
+# Before an issue is closed. Debian's QEMU is installed where it is missing; prove-lock takes an hour more and is left out.
 check-all: qemu check test explain audit prove-cpus prove-damage prove-faults prove-audit prove-kills bench
 
 qemu:
