@@ -38,8 +38,8 @@ How to read it:
 """
 SILENT = """## The silent ones
 
-Each of these runs ends well, with a validation perplexity within 1 % of the right one. Its curve does not show them; a test
-does. Before you read on: can you say what is wrong with each?
+Each of these runs ends well, with a validation perplexity within 1 % of the right one. Its curve does not show them; a
+test does. Before you read on: can you say what is wrong with each?
 
 | in | line | instead | perplexity after 60 steps |
 |---|---|---|---|
