@@ -1,8 +1,11 @@
 """What the tests of the gate share: which checks fail, and how to make the rest of a run fit a change."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from minitrain.base import files, formats, layout, tensors
 from minitrain.dataset.read import read_dataset
@@ -85,3 +88,12 @@ def measure_again() -> None:
     files.write_bytes(
         layout.metrics_path("checkpoint-roundtrip-verify"), formats.metrics_bytes(Run(read_params()).roundtrip)
     )
+
+
+def leak(project: Path) -> None:
+    shutil.copy(project / "data/batches/train.safetensors", project / "data/batches/val.safetensors")
+    bless(project)
+
+
+def another_dropout_seed(state: TrainState) -> None:
+    state.rng = np.random.Generator(np.random.PCG64([19, 1]))
