@@ -24,11 +24,17 @@ export DVC_NO_ANALYTICS := 1
 # Of the user's shell: the first hides our modules from Python, the second tells the gate of an experiment.
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
-.PHONY: repro audit test check explain check-all qemu seeds bench profile lessons ui log-run lock hooks format clean
+.PHONY: help repro audit test check explain check-all qemu seeds bench profile lessons ui log-run lock hooks format clean
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 repro: .venv/run
 	dvc repro
+	@git diff --quiet HEAD -- dvc.lock 2> /dev/null \
+	  && echo "dvc.lock is that of the commit: this machine computed what is committed, byte for byte." \
+	  || echo "dvc.lock is not that of the commit: git diff dvc.lock shows which results differ."
 
 # Nothing that lies in this folder or was installed in it takes part: no command of .venv, and, by -IS, no module.
 audit: export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
@@ -105,20 +111,25 @@ format: .venv/dev
 clean:
 	rm -rf .venv .venv-bench checkpoints mlflow.db mlruns
 
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --require-hashes -r
+
 # The files .venv/run and .venv/dev say that the versions in a lock file are installed.
 .venv/run: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	echo 'export MLFLOW_DISABLE_TELEMETRY=true; unset PYTHONSAFEPATH' >> .venv/bin/activate
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "Installing the locked packages into .venv: some minutes the first time, seconds from pip's cache ..."
+	@$(PYTHON) -m venv .venv
+	@echo 'export MLFLOW_DISABLE_TELEMETRY=true; unset PYTHONSAFEPATH' >> .venv/bin/activate
+	@.venv/bin/python $(PIP_INSTALL) requirements.lock
 	@touch $@
 
 .venv/dev: requirements-dev.lock .venv/run
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@echo "Installing the packages for tests and checks ..."
+	@.venv/bin/python $(PIP_INSTALL) requirements-dev.lock
 	@touch $@
 
 .venv-bench/run: requirements-bench.lock
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@echo "Installing PyTorch and JAX into .venv-bench ..."
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python $(PIP_INSTALL) requirements-bench.lock
 	@touch $@

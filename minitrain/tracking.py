@@ -86,13 +86,10 @@ def recorded_run(models: Path) -> tuple[Run, list[tuple[int, float]]]:
 
 
 def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
-    """The numbers of ``plots/<stage>/metrics.json`` as ``stage/key``: MLflow's page groups by the stage."""
-    return {
-        f"{stage}/{name}": float(value)
-        for stage in stages
-        for name, value in _leaves(formats.read_json(plots / stage / "metrics.json"))
-        if isinstance(value, int | float)
-    }
+    """The headline numbers: ``metrics.json`` of those of the stages that leave one."""
+    paths = [plots / stage / "metrics.json" for stage in stages]
+    numbers = [item for path in paths if path.exists() for item in formats.read_json(path).items()]
+    return {name: float(value) for name, value in numbers if value is not None}
 
 
 def _left_by(stage: str, project: Path) -> list[Path]:

@@ -22,11 +22,9 @@ def main() -> None:
             f"{exported.path}: the round trip does not hold: {', '.join(broken)}. Train again with: dvc repro "
             "--force train"
         )
-    files.write_bytes(layout.metrics_path("checkpoint-roundtrip-verify"), formats.metrics_bytes(metrics))
-    print(
-        f"{exported.path.name}: saved == reloaded, all state machines; resumed from step {metrics['kept_step']}: "
-        "the same bytes"
-    )
+    files.write_bytes(layout.PLOTS / "checkpoint-roundtrip-verify" / "roundtrip.json", formats.metrics_bytes(metrics))
+    print(f"{exported.path.name}: reloaded == saved, all state machines")
+    print(f"resumed from step {metrics['kept_step']}: ends in the same bytes")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,15 @@ from minitrain.training.export import read_model
 def main() -> None:
     config = read_params().model
     arithmetic.use(config.arithmetic)
-    metrics, flips = drift.measure(read_dataset(layout.BATCHES, config), read_model(layout.MODELS, config))
-    files.write_all(layout.PLOTS / "fp16-drift", drift.plots(metrics, flips))
+    metrics, changed = drift.measure(read_dataset(layout.BATCHES, config), read_model(layout.MODELS, config))
+    files.write_all(layout.PLOTS / "fp16-drift", drift.plots(metrics, changed))
+    print("weights and activations rounded, against float32:")
     for fmt in rounding.FORMATS:
         worst = metrics[fmt.name][drift.MODES[1]]
-        off = worst["layers"]["logits"]["relative_l2"]
+        off, contexts = worst["layers"]["logits"]["relative_l2"], worst["argmax_flip_contexts"]
         how_far = "overflow" if off is None else f"{off:.2e} off"
-        print(f"{fmt.name}, weights and activations: logits {how_far}, {worst['argmax_flips']} argmax flips")
+        flips = f"{contexts} ({worst['argmax_flips']} of {metrics['positions']:,} positions)"
+        print(f"{fmt.name}: logits {how_far}; argmax changed, contexts: {flips}")
 
 
 if __name__ == "__main__":

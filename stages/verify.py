@@ -1,12 +1,12 @@
 """Stage verify: the gate. Every item of the definition of done, recomputed from the files themselves.
 
 Reads everything that the other stages leave. Leaves ``plots/verify/metrics.json`` and, for people,
-``PHASE_18_REPORT.md``. Prints a line an item, with what was expected and what was got; exits non-zero
-when one of them fails.
+``PHASE_18_REPORT.md``. Prints each item as it is decided; exits non-zero when one of them fails.
 """
 
 import os
 import platform
+import sys
 
 from minitrain import tracking
 from minitrain.base import UserError, files, formats, layout, process
@@ -19,22 +19,24 @@ from minitrain.params import read_params
 def main() -> None:
     run = Run(read_params())
     arithmetic.use(run.params.model.arithmetic)
-    tracking_line = tracking.log_or_say_why_not(layout.STAGES[1:])
-    results = [checks.evaluate(name, run) for name in checks.CHECKS]
-    print(report.gate_table(results))
-    print(note := packages.note())
-    machine = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}; {note}"
+    tracking.log_or_say_why_not(layout.STAGES[1:])
+    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    results = []
+    for name in checks.CHECKS:
+        results.append(checks.evaluate(name, run))
+        print(report.terminal_line(results[-1], colored))
     names = [result.name for result in results if not result.passed]
+    print(f"{len(results) - len(names)} passed, {len(names)} failed")
+    print(f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}; {packages.note()}")
     red = ", ".join(names)
     # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.
     recorded = "DVC_EXP_BASELINE_REV" in os.environ and set(names) <= checks.RESULT_CHECKS
     if names and recorded:
         red += "; recorded all the same, since DVC_EXP_BASELINE_REV says that this is an experiment"
-    files.write_bytes(layout.REPORT, report.page(results, red, tracking_line, machine))
+    files.write_bytes(layout.REPORT, report.page(results, red))
     if names and not recorded:
         raise UserError(f"the gate is red: {red}. {layout.REPORT} has the details.")
-    metrics = {"items": len(results), "passed": len(results) - len(names)}
-    files.write_bytes(layout.metrics_path("verify"), formats.metrics_bytes(metrics))
+    files.write_bytes(layout.metrics_path("verify"), formats.json_bytes({"failed": len(names)}))
     if names:
         print(f"THE GATE IS RED: {red}")
 

@@ -13,8 +13,8 @@ from minitrain.base.layout import STAGES
 from proofs.project import SHORT, copy_project, tree
 
 
-def metrics_of(ran, stage: str) -> dict:
-    return json.loads((ran / "plots" / stage / "metrics.json").read_text())
+def read(ran, table: str) -> dict:
+    return json.loads((ran / "plots" / table).read_text())
 
 
 def test_a_run_leaves_the_files_of_the_contract(ran):
@@ -32,13 +32,13 @@ def test_a_run_leaves_the_files_of_the_contract(ran):
 
 
 def test_the_round_trip_compares_each_state_machine(ran):
-    assert set(metrics_of(ran, "checkpoint-roundtrip-verify")["state_machines"]) >= {
+    assert set(read(ran, "checkpoint-roundtrip-verify/roundtrip.json")["state_machines"]) >= {
         *("model", "optimizer", "scheduler", "data", "rng")
     }
 
 
 def test_drift_is_measured_at_every_layer(ran):
-    metrics = metrics_of(ran, "fp16-drift")
+    metrics = read(ran, "fp16-drift/drift.json")
     page = (ran / "plots/fp16-drift/argmax_flips.md").read_text().splitlines()
     layers = {"embed_out", "block_0_out", "block_1_out", "final_ln_out", "logits"}
     assert set(metrics["largest_activation"]) == layers
@@ -64,7 +64,7 @@ def test_the_plain_twin_of_the_course_learns_on_what_the_first_stage_leaves(ran,
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_comparison_has_the_keys_of_the_contract(ran, split):
-    scores = metrics_of(ran, "baseline-compare")[split]
+    scores = read(ran, "baseline-compare/scores.json")[split]
     assert set(scores["add_alpha"]) == set("1234567")
     assert set(scores["kneser_ney"]) == set("234567")
     best = min(*scores["add_alpha"].values(), *scores["kneser_ney"].values())

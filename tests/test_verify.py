@@ -14,10 +14,10 @@ RED = "error: the gate is red: "
 
 def test_a_short_run_fails_only_where_24_steps_are_too_few_and_the_gate_ends_with_1(whole):
     result = run_stage(whole, "verify")
-    lines = [re.match(r"(ok  |FAIL)  (.*?)  +expected ", line) for line in result.stdout.splitlines()]
+    lines = [re.match(r"(ok  |FAIL)  (.*?)  +", line) for line in result.stdout.splitlines()]
     assert [line[2] for line in lines if line] == list(checks.CHECKS)
     assert {line[2] for line in lines if line and line[1] == "FAIL"} == BEATS
-    assert "expected resumed from step 18 == uninterrupted; got equal bytes" in result.stdout
+    assert "resumed from step 18 == uninterrupted: equal bytes" in result.stdout
     assert refused(result).startswith(f"{RED}beats n-grams on val, beats n-grams on test.")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
     assert not (whole / "plots/verify/metrics.json").exists()
@@ -31,8 +31,7 @@ def test_an_experiment_records_a_weak_model_but_no_broken_file(whole):
     red = "THE GATE IS RED: beats n-grams on val, beats n-grams on test; recorded all the same, since DVC_EXP_BASELINE_REV"
     assert result.stdout.splitlines()[-1].startswith(red)
     assert f"**{red}" in (whole / "PHASE_18_REPORT.md").read_text()
-    n_items = len(checks.CHECKS)
-    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"items": n_items, "passed": n_items - 2}
+    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 2}
     (whole / "models/stray").write_text("x")
     assert run_stage(whole, "verify", **experiment).returncode == 1
 
@@ -42,7 +41,7 @@ def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkey
     result = run_stage(whole, "verify")
     n_items = len(checks.CHECKS)
     assert (result.returncode, f"{n_items} passed, 0 failed" in result.stdout) == (0, True)
-    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"items": n_items, "passed": n_items}
+    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 0}
     text = (whole / "PHASE_18_REPORT.md").read_text()
     for shown in (
         "All items of the gate hold",
@@ -51,12 +50,12 @@ def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkey
         "| bf16 | weights and",
     ):
         assert shown in text
-    assert re.search(r"- MLflow: runs:/[0-9a-f]{32} in sqlite:///", text)
+    assert re.search(r"MLflow: runs:/[0-9a-f]{32} in sqlite:///", result.stdout)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]"])
 def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whole, content):
-    (whole / "plots/fp16-drift/metrics.json").write_text(content)
+    (whole / "plots/fp16-drift/drift.json").write_text(content)
     change_json(manifest(whole), lambda m: m.pop("step"))
     assert refused(run_stage(whole, "verify")).startswith(f"{RED}model, model files")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
@@ -75,6 +74,5 @@ def test_files_that_cannot_fill_a_lost_store_make_the_gate_red_not_break_it(whol
     break_file(whole)
     result = run_stage(whole, "verify")
     assert (result.returncode, RED in result.stderr) == (1, True)
-    text = (whole / "PHASE_18_REPORT.md").read_text()
-    assert "- note: " in text
-    assert "| **FAIL** | MLflow run |" in text
+    assert result.stdout.startswith("note: ")
+    assert "| **FAIL** | MLflow run |" in (whole / "PHASE_18_REPORT.md").read_text()

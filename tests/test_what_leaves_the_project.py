@@ -91,7 +91,7 @@ def test_only_files_that_dvc_yaml_names_are_logged(at):
     log()
     (artifacts,) = at.glob("mlruns/*/artifacts")
     made = {f"plots/{name}" for name in tree(at / "plots") if not name.endswith((".txt", "lengths.csv"))}
-    made -= {"plots/shard-to-batches/metrics.json"}
+    made -= {"plots/shard-to-batches/counts.json"}
     assert set(tree(artifacts)) == made | {manifest(at).name}
 
 
@@ -104,7 +104,7 @@ def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_pa
     before = tree(at, "mlruns", "plots")
     there = tmp_path / "there"
     how(at, there)
-    change_json(there / "plots/train/metrics.json", lambda metrics: metrics.update(steps=25))
+    change_json(there / "plots/train/metrics.json", lambda metrics: metrics.update(best_step=25))
     first, second = (run_python(there, "-m", "minitrain.tracking", MLFLOW_TRACKING_URI="").stdout for _ in range(2))
     note = f"note: mlflow.db comes from another place; from now on its artifacts are in {there.as_uri()}/mlruns\n"
     assert first == note + second

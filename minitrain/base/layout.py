@@ -8,7 +8,7 @@ STAGES = ("shard-to-batches", "train", "checkpoint-roundtrip-verify", "fp16-drif
 
 BATCHES = Path("data/batches")  # the dataset: a store for each split, the tokenizer, the cells
 MODELS = Path("models")
-PLOTS = Path("plots")  # a folder for each stage: tables, pictures and metrics.json
+PLOTS = Path("plots")  # a folder for each stage: tables, pictures and metrics.json, the headline numbers
 REPORT = Path("PHASE_18_REPORT.md")
 REQUIREMENTS_LOCK = Path("requirements.lock")
 VERBS = Path("data/verbs.yaml")
@@ -45,5 +45,5 @@ def state_path(model: Path) -> Path:
 
 
 def metrics_path(stage: str) -> Path:
-    """The results of a stage."""
+    """The headline numbers of a stage, as DVC and MLflow list them; its other numbers are in tables beside it."""
     return PLOTS / stage / "metrics.json"

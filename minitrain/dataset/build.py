@@ -49,8 +49,8 @@ def build_dataset(
         "files": {name: files.sha256(data) for name, data in content.items()},
         "splits": formats.rounded(stats),
     }
-    metrics = {"vocab_size": len(tokenizer.tokens), "merges": len(tokenizer.merges), **stats}
-    plots = {"lengths.csv": lengths_table(stores), "metrics.json": formats.metrics_bytes(metrics)}
+    counts = {"vocab_size": len(tokenizer.tokens), "merges": len(tokenizer.merges), **stats}
+    plots = {"lengths.csv": lengths_table(stores), "counts.json": formats.metrics_bytes(counts)}
     return {**content, "summary.json": formats.json_bytes(summary)}, plots
 
 

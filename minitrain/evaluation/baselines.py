@@ -76,19 +76,22 @@ def groups(store: TokenStore, dataset: Dataset) -> dict[str, dict[str, np.ndarra
     }
 
 
-def plots(metrics: dict[str, Any]) -> dict[str, bytes]:
+def plots(scores: dict[str, Any]) -> dict[str, bytes]:
     """The files of ``plots/baseline-compare/`` by name."""
-    metrics = formats.rounded(metrics)
+    scores = formats.rounded(scores)
     content = {}
-    for split, of_split in metrics.items():
+    for split, of_split in scores.items():
         rows = [(n, ppl, of_split["model_ppl"], of_split["floor_ppl"]) for n, ppl in of_split["add_alpha"].items()]
         content[f"perplexity_{split}.csv"] = formats.csv_bytes(["n", "add_alpha", "model", "floor"], rows)
         # A table of its own: it has no n = 1, and a hole in a column would be drawn as 0.
         content[f"kneser_ney_{split}.csv"] = formats.csv_bytes(["n", "kneser_ney"], of_split["kneser_ney"].items())
+    headline = {f"{split}_ratio": of_split["ratio_to_best_baseline"] for split, of_split in scores.items()}
+    headline["test_ppl"] = scores["test"]["model_ppl"]  # that of val is the training's
     return {
         **content,
-        "perplexity_vs_n.png": figures.perplexity_vs_n(metrics),
-        "metrics.json": formats.metrics_bytes(metrics),
+        "perplexity_vs_n.png": figures.perplexity_vs_n(scores),
+        "scores.json": formats.json_bytes(scores),
+        "metrics.json": formats.json_bytes(headline),
     }
 
 

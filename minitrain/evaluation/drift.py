@@ -66,6 +66,7 @@ def measure(dataset: read.Dataset, exported: ExportedModel) -> tuple[dict[str, A
             result[fmt.name][mode] = {
                 "layers": {layer: distance(reference[layer], drifted[layer]) for layer in reference},
                 "argmax_flips": len(new_flips),
+                "argmax_flip_contexts": len({flip.context for flip in new_flips}),
                 "perplexity": _finite(perplexity(token_nll(rounded, store, rounding))),
             }
     return result, flips
@@ -111,9 +112,8 @@ def flips_page(flips: list[Flip], positions: int) -> str:
     lines = [
         "# Changed argmax",
         "",
-        "Positions of the validation set at which the most likely next token is another one after rounding,",
-        f"of {positions} positions for each format. `margin` is by how much float32 preferred its choice: flips happen",
-        "where two tokens were nearly equal.",
+        f"At which of the validation set's {positions:,} positions rounding changes the most likely next token.",
+        "`margin` is by how much float32 preferred its choice: flips happen where two tokens were nearly equal.",
         "",
         "| format | rounded | context | target | fp32 | rounded to | margin | positions |",
         "|---|---|---|---|---|---|---:|---:|",
@@ -146,5 +146,6 @@ def plots(metrics: dict[str, Any], flips: list[Flip]) -> dict[str, bytes]:
         "relative_max_error.csv": table(metrics, "relative_max_error"),
         "argmax_flips.md": flips_page(flips, metrics["positions"]).encode(),
         "drift_per_layer.png": figures.drift_per_layer(metrics, [fmt.name for fmt in FORMATS], MODES),
-        "metrics.json": formats.metrics_bytes(metrics),
+        "drift.json": formats.json_bytes(metrics),
+        "metrics.json": formats.json_bytes({"drift": metrics["fp16"][MODES[1]]["layers"]["logits"]["relative_l2"]}),
     }

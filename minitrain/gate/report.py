@@ -1,7 +1,8 @@
-"""The gate for people: a table for the terminal, and the page ``PHASE_18_REPORT.md``. Nothing is measured here."""
+"""The gate for people: lines for the terminal, and the page ``PHASE_18_REPORT.md``. Nothing is measured here."""
 
 import html
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -10,28 +11,32 @@ from minitrain.base import UserError, formats, layout
 from minitrain.gate.checks import CheckResult
 from minitrain.training.export import read_manifest
 
-
-def gate_table(results: Sequence[CheckResult]) -> str:
-    """One line a check."""
-    width = max(len(r.name) for r in results)
-    lines = [f"{'ok  ' if r.passed else 'FAIL'}  {r.name:{width}}  expected {r.expected}; got {r.got}" for r in results]
-    failed = sum(not r.passed for r in results)
-    return "\n".join([*map(formats.printable, lines), f"{len(results) - failed} passed, {failed} failed"])
+INDENT = 29  # columns of the terminal before what a check says
 
 
-def page(results: Sequence[CheckResult], red: str, tracking_line: str, machine: str) -> bytes:
-    """The report, Markdown, with as much of the results in it as can be read; ``red`` says what is, if anything."""
+def terminal_line(result: CheckResult, colored: bool) -> str:
+    """A check in 80 columns: one line, or more where it says more."""
+    expected, got = formats.printable(result.expected), formats.printable(result.got)
+    said = [f"{expected}: {got}"] if result.passed else [f"expected {expected}", f"got {got}"]
+    lines = [line for text in said for line in textwrap.wrap(text, 80 - INDENT, break_long_words=False)]
+    mark, color = ("ok  ", "32") if result.passed else ("FAIL", "31")
+    mark = f"\x1b[{color}m{mark}\x1b[0m" if colored else mark
+    return f"{mark}  {result.name:{INDENT - 6}}" + f"\n{'':{INDENT}}".join(lines)
+
+
+def page(results: Sequence[CheckResult], red: str) -> bytes:
+    """The report, Markdown, with as much of the results in it as can be read; ``red`` says what is, if anything.
+
+    Equal results give equal bytes on every machine: the report is committed.
+    """
     lines = [
         "# Phase 18: training loop, checkpointing, mixed-precision preview",
         "",
         f"**{f'THE GATE IS RED: {red}.' if red else 'All items of the gate hold.'}**",
         "",
-        f"- Model: {_read(_model) or 'none that could be read'}",
-        f"- {_text(tracking_line)}",
-        f"- Machine of this report: {machine}",
+        f"Model: {_read(_model) or 'none that could be read'}",
         "",
-        "This file is written by `verify` at every run; the MLflow run and the machine in it change from place "
-        "to place, so it is in no commit.",
+        "`verify` writes this file at every run.",
         "",
         "## The gate",
         "",
@@ -70,16 +75,17 @@ def _against_ngrams() -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     keys = ("model_ppl", "best_add_alpha_ppl", "best_kneser_ney_ppl", "floor_ppl", "ratio_to_best_baseline")
-    for split, scores in formats.read_json(layout.metrics_path("baseline-compare")).items():
+    for split, scores in formats.read_json(layout.PLOTS / "baseline-compare" / "scores.json").items():
         lines.append(f"| {_text(split)} | {' | '.join(format(scores[key], '.3f') for key in keys)} |")
     return "\n".join([*lines, "\n![perplexity over n](plots/baseline-compare/perplexity_vs_n.png)"])
 
 
 def _drift() -> str:
-    metrics: Mapping[str, Any] = formats.read_json(layout.metrics_path("fp16-drift"))
+    metrics: Mapping[str, Any] = formats.read_json(layout.PLOTS / "fp16-drift" / "drift.json")
     lines = [
         "\n## Drift under fp16 and bf16\n",
-        "| format | rounded | logits, relative L2 | argmax flips | perplexity |",
+        f"| format | rounded | logits, relative L2 | argmax changed: contexts (of {metrics['positions']:,} positions) "
+        "| perplexity |",
         "|---|---|---:|---:|---:|",
         f"| fp32 | nothing | 0 | 0 | {metrics['perplexity_fp32']:.4f} |",
     ]
@@ -90,5 +96,6 @@ def _drift() -> str:
                 "overflow" if number is None else format(number, spec)
                 for number, spec in ((m["layers"]["logits"]["relative_l2"], ".2e"), (m["perplexity"], ".4f"))
             )
-            lines.append(f"| {name} | {mode.replace('_', ' ')} | {off} | {m['argmax_flips']:d} | {ppl} |")
+            changed = f"{m['argmax_flip_contexts']:d} ({m['argmax_flips']:d})"
+            lines.append(f"| {name} | {mode.replace('_', ' ')} | {off} | {changed} | {ppl} |")
     return "\n".join([*lines, "\n![drift per layer](plots/fp16-drift/drift_per_layer.png)"])

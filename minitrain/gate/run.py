@@ -64,7 +64,7 @@ class Run:
         make: dict[str, Callable[[], dict[str, bytes]]] = {
             "shard-to-batches": lambda: self.built_dataset[1],
             "train": lambda: export.training_tables(self.state) | baselines.training_picture(self.state),
-            "checkpoint-roundtrip-verify": lambda: {"metrics.json": formats.metrics_bytes(self.roundtrip)},
+            "checkpoint-roundtrip-verify": lambda: {"roundtrip.json": formats.metrics_bytes(self.roundtrip)},
             "fp16-drift": lambda: drift.plots(*drift.measure(self.dataset, self.exported)),
             "baseline-compare": lambda: baselines.plots(self.baselines),
         }

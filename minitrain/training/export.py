@@ -58,20 +58,10 @@ def probe(state: TrainState, model_config: ModelConfig, val_set: stores.TokenSto
 
 
 def training_tables(state: TrainState) -> dict[str, bytes]:
-    """The files of ``plots/train/`` by name: every step, every evaluation, the metrics."""
+    """The files of ``plots/train/`` by name: every step, every evaluation, the headline numbers."""
     steps = [(step, *row) for step, row in enumerate(state.log.steps)]
     evaluations = [(step, loss, perplexity(loss)) for step, loss in state.log.evaluations]
-    first_loss, _, first_grad_norm = state.log.steps[0]
-    metrics = {
-        "steps": state.step,
-        "parameters": len(state.model.weights),
-        "best_step": state.best.step,
-        "val_loss": state.best.loss,
-        "val_perplexity": perplexity(state.best.loss),
-        "first_loss": first_loss,
-        "first_grad_norm": first_grad_norm,
-        "last_loss": state.log.steps[-1][0],
-    }
+    metrics = {"best_step": state.best.step, "val_ppl": perplexity(state.best.loss)}
     return {
         "log.csv": formats.csv_bytes(["step", "loss", "lr", "grad_norm"], steps),
         "evaluations.csv": formats.csv_bytes(["step", "val_loss", "val_perplexity"], evaluations),
