@@ -36,9 +36,16 @@ def functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
 
 
 def digest(source: str, function: str) -> str:
-    """Of a function as Python sees it: without docstrings and comments."""
-    tree = without_docstrings(ast.parse(source))
-    return hashlib.sha256(ast.dump(functions(tree)[function]).encode()).hexdigest()[:16]
+    """Of a function as Python sees it, see ``spelled``."""
+    return hashlib.sha256(spelled(functions(without_docstrings(ast.parse(source)))[function]).encode()).hexdigest()[:16]
+
+
+def spelled(node: object) -> str:
+    """A syntax tree as text, without comments and places; the same in every Python, whose newer fields are empty."""
+    if isinstance(node, ast.AST):
+        fields = (f"{name}={spelled(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(spelled, node))}]" if isinstance(node, list) else repr(node)
 
 
 def statements(source: str, function: str) -> list[Statement]:
