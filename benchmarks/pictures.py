@@ -10,11 +10,11 @@ from minitrain.figures import BLUE, GREY, ORANGE, in_our_style
 
 
 @in_our_style
-def tokens_a_second(quartiles: Mapping[str, Sequence[float]], ours: str, title: str) -> bytes:
+def tokens_a_second(quartiles: Mapping[str, Sequence[float]], ours: Sequence[str], title: str) -> bytes:
     """A bar for each contender, up to its median, with its quartiles as a line."""
     figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.45 * len(quartiles)), layout="constrained")
     for row, (name, (low, median, high)) in enumerate(quartiles.items()):
-        axes.barh(row, median, color=BLUE if name == ours else GREY, height=0.65)
+        axes.barh(row, median, color=BLUE if name in ours else GREY, height=0.65)
         axes.plot([low, high], [row, row], color="black", linewidth=1)
         axes.annotate(f"{median:,.0f}", (0, row), xytext=(4, -3), textcoords="offset points", color="white")
     axes.set_axisbelow(True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
-from benchmarks import tricks
+from benchmarks import machine, tricks
 from benchmarks.compare import check_agreement, product_flops
 from benchmarks.contenders import numpy_
 from benchmarks.worker import Worker
@@ -142,3 +142,17 @@ def test_the_page_of_tricks_has_a_row_for_each_and_names_what_is_there(root):
 def test_measured_numbers_go_to_the_last_column():
     page = "| trick | where | gain |\n|---|---|---|\n| a b | here | 1.00 x |\n| c | there | not measured |\n"
     assert tricks.filled(page, {"a b": "2.50 x"}) == page.replace("1.00 x", "2.50 x")
+
+
+# --- figures and what they are about ---------------------------------------------------------------------
+
+
+def test_measuring_beside_other_work_is_refused(monkeypatch):
+    busy = iter((0.0, 0.0, 0.0, 1e6))
+    monkeypatch.setattr(machine, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(machine.time, "sleep", lambda _: None)
+    with (
+        pytest.raises(UserError, match=r"^while measuring, other processes took .* expected at most 5%"),
+        machine.quiet(),
+    ):
+        pass

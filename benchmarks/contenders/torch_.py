@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -45,20 +46,30 @@ class GPT(nn.Module):  # type: ignore[misc]
         cos, sin = self.cos[:T], self.sin[:T]
         return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor, real: Tensor | None = None) -> Tensor:
+        """The loss of (B, T) tokens. With ``real``, the flat places of those that are not padding, all but attention
+        works on these rows alone, as in this project.
+        """
         B, T = tokens.shape
-        x = F.dropout(self.embed(tokens), self.p.embed_dropout, self.training)
+        tokens, targets = tokens.flatten(), targets.flatten()
+        if real is not None:
+            tokens, targets = tokens[real], targets[real]
+        x = F.dropout(self.embed(tokens), self.p.embed_dropout, self.training)  # (B*T or N, C)
         attention_dropout = self.p.attention_dropout if self.training else 0.0
         for block in self.blocks:
-            qkv = block.qkv(block.ln1(x)).view(B, T, 3, self.H, -1).permute(2, 0, 3, 1, 4)
+            qkv = block.qkv(block.ln1(x))
+            if real is not None:
+                qkv = qkv.new_zeros(B * T, qkv.shape[1]).index_copy(0, real, qkv)
+            qkv = qkv.view(B, T, 3, self.H, -1).permute(2, 0, 3, 1, 4)
             q, k = self.rope(qkv[:2])
             heads = F.scaled_dot_product_attention(q, k, qkv[2], dropout_p=attention_dropout, is_causal=True)
-            branch = block.o(heads.transpose(1, 2).reshape(B, T, -1))
+            heads = heads.transpose(1, 2).reshape(B * T, -1)
+            branch = block.o(heads if real is None else heads.index_select(0, real))
             x = x + F.dropout(branch, self.p.residual_dropout, self.training)
             branch = block.down(F.gelu(block.up(block.ln2(x)), approximate="tanh"))
             x = x + F.dropout(branch, self.p.residual_dropout, self.training)
         logits = F.linear(self.ln_final(x), self.embed.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=PAD)
+        return F.cross_entropy(logits, targets, ignore_index=PAD)
 
 
 def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -75,12 +86,12 @@ def by_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(work: Work, variant: str) -> Contender:
-    """Variants: eager-1 (one thread), eager, compile. What is compiled takes rows of one length, the context, so that
-    it is compiled once.
+    """Variants: eager-1 (one thread), eager, compile; eager-packed and compile-packed leave the padding out. What is
+    compiled with padding takes rows of one length, the context, so that it is compiled once.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1 if variant == "eager-1" else len(os.sched_getaffinity(0)))
-    compiled = variant == "compile"
+    compiled, packed = variant.startswith("compile"), variant.endswith("packed")
     params, model = work.train, GPT(work)
     weights, initial = dict(model.named_parameters()), work.named_weights()
     with torch.no_grad():
@@ -99,14 +110,20 @@ def build(work: Work, variant: str) -> Contender:
     )
     ema = [p.detach().clone() for p in parameters]
     schedule = Schedule(params.lr, params.lr_final, params.warmup_steps, params.steps)
-    forward = torch.compile(model, dynamic=False) if compiled else model
-    batches = enumerate(work.padded_batches() if compiled else work.batches())
+    forward = torch.compile(model, dynamic=packed) if compiled else model
+
+    def batches() -> Iterator[list[Tensor]]:
+        for batch in work.padded_batches() if compiled and not packed else work.batches():
+            arrays = [*batch, np.flatnonzero(batch.targets != PAD)] if packed else batch
+            yield list(map(torch.from_numpy, arrays))
+
+    numbered = enumerate(batches())
 
     def step() -> float:
-        number, batch = next(batches)
+        number, batch = next(numbered)
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr_at(number)
-        loss = forward(*map(torch.from_numpy, batch))
+        loss = forward(*batch)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, params.clip_norm, foreach=True)
         optimizer.step()
@@ -117,7 +134,7 @@ def build(work: Work, variant: str) -> Contender:
 
     def loss_and_grads() -> dict[str, np.ndarray]:
         model.train(False)
-        loss = forward(*map(torch.from_numpy, next(work.padded_batches() if compiled else work.batches())))
+        loss = forward(*next(batches()))
         loss.backward()
         grads = by_our_names({name: weight.grad for name, weight in weights.items()})
         result = {name: tensor.numpy().copy() for name, tensor in {"loss": loss.detach(), **grads}.items()}
