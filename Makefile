@@ -16,6 +16,9 @@
 #   make prove-cpus     other machines, in short: 3 minutes     make prove-damage   damaged files: 3 minutes
 #   make prove-lock     arm64, all of it: an hour or two        make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
+#   make prove-planted  flaws planted in a DVC project: 4 minutes
+#
+# Of any DVC project, here of this one, half an hour:  make repeat  make repeat DIR=../another
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -25,7 +28,7 @@ export DVC_NO_ANALYTICS := 1
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
 .PHONY: help repro audit test check explain check-all qemu seeds bench profile lessons ui log-run lock hooks format clean
-.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock
+.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted repeat
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -76,11 +79,15 @@ lessons: .venv/dev
 prove-audit: .venv/run
 	python -m proofs.forgeries
 
-prove-cpus prove-kills prove-faults prove-damage: prove-%: .venv/run
+prove-cpus prove-kills prove-faults prove-damage prove-planted: prove-%: .venv/run
 	python -m proofs.$*
 
+DIR ?= .
+repeat: .venv/run
+	python -m proofs.repeat $(DIR)
+
 # Before an issue is closed. Debian's QEMU is installed where it is missing; prove-lock takes an hour more and is left out.
-check-all: qemu check test explain audit prove-cpus prove-damage prove-faults prove-audit prove-kills bench
+check-all: qemu check test explain audit prove-cpus prove-damage prove-faults prove-planted prove-audit prove-kills bench
 
 qemu:
 	@command -v qemu-aarch64 qemu-aarch64-static > /dev/null || apt-get install --quiet --yes qemu-user

@@ -1,10 +1,13 @@
 """Short forms of the proofs in proofs/, and that each of them can fail."""
 
+import sys
+
 import pytest
+from conftest import refused, run_python
 
 from minitrain.base import files
 from minitrain.base.errors import UserError
-from proofs import cpus, damage, faults, kills
+from proofs import cpus, damage, faults, kills, repeat
 from proofs.project import DVC, SHORT, must_run
 
 
@@ -86,3 +89,41 @@ def test_the_lock_of_other_files_is_another_lock(tmp_path):
         (tmp_path / "models/file").write_bytes(content)
         locks.append(cpus.lock_of(tmp_path))
     assert locks[0] == locks[2] != locks[1]
+
+
+# --- any DVC project -----------------------------------------------------------------------------------------
+
+FIRST = {
+    "make": {"deps": {"in": "1"}, "outs": {"a": "2", "b": "3"}},
+    "use": {"deps": {"a": "2"}, "outs": {"c": "4"}},
+    "last": {"deps": {"c": "4"}, "outs": {"d": "5"}},
+}
+
+
+def test_only_the_stage_that_read_the_same_is_blamed_for_what_differs():
+    assert repeat.not_reproduced(FIRST, FIRST) == ({}, [])
+    again = {
+        "make": {"deps": {"in": "1"}, "outs": {"a": "9", "b": "3"}},
+        "use": {"deps": {"a": "9"}, "outs": {"c": "8"}},
+        "last": FIRST["last"],
+    }
+    assert repeat.not_reproduced(FIRST, again) == ({"make": ["a"]}, ["use"])
+
+
+def test_a_stage_that_did_not_end_is_blamed_for_all_its_outputs():
+    again = {name: stage for name, stage in FIRST.items() if name != "make"}
+    assert repeat.not_reproduced(FIRST, again)[0] == {"make": ["a", "b"]}
+
+
+def test_in_another_order_of_files_python_lists_the_same_ones(tmp_path):
+    for name in "abc":
+        (tmp_path / name).touch()
+    code = "import glob, os; print(*os.listdir('.'), *glob.glob('*'), *(entry.name for entry in os.scandir()))"
+    here = must_run(tmp_path, sys.executable, "-c", code).split()
+    there = must_run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(repeat.SHIMS / "file_order")).split()
+    assert there == [*here[2::-1], *here[5:2:-1], *here[:5:-1]]
+
+
+def test_a_folder_that_is_no_dvc_project_is_one_clear_error(root, tmp_path):
+    result = run_python(root, "-m", "proofs.repeat", str(tmp_path))
+    assert refused(result).endswith("expected a DVC project (a folder .dvc), found none.")
