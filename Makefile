@@ -2,6 +2,7 @@
 #
 #   make repro   run the pipeline to the gate        make check   formatter, linter, type checker
 #   make test    run the tests                       make seeds   ten seeds: is the result luck?
+#   make report  one page with all plots, for the browser; it needs no network
 #   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
 #   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
 #   make lessons ten classic bugs: what each does to the training (docs/course/bugs.md), some minutes
@@ -10,6 +11,7 @@
 #   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
 #   make explain break every line of the loop: which test goes red, what does one see? an hour
 #   make lock    the lock files anew, after a change of the dependencies in pyproject.toml
+#   make page    the page around the plots anew, after a change of page/; make screens: its pictures in docs/screens
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
@@ -17,6 +19,7 @@
 #   make prove-lock     arm64, all of it: an hour or two        make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
 #   make prove-planted  flaws planted in a DVC project: 4 minutes
+#   make prove-pages    all plots drawn without a network: a minute
 #
 # Of any DVC project, here of this one, half an hour:  make repeat  make repeat DIR=../another
 
@@ -27,8 +30,9 @@ export DVC_NO_ANALYTICS := 1
 # Of the user's shell: the first hides our modules from Python, the second tells the gate of an experiment.
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
-.PHONY: help repro audit test check explain check-all qemu seeds bench profile lessons ui log-run lock hooks format clean
-.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted repeat
+.PHONY: help repro report page audit test check explain check-all qemu seeds bench profile lessons ui log-run lock
+.PHONY: hooks format clean screens chromium
+.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages repeat
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -38,6 +42,13 @@ repro: .venv/run
 	@git diff --quiet HEAD -- dvc.lock 2> /dev/null \
 	  && echo "dvc.lock is that of the commit: this machine computed what is committed, byte for byte." \
 	  || echo "dvc.lock is not that of the commit: git diff dvc.lock shows which results differ."
+
+# Prints where it is. Whatever is in the working folder is shown, committed or not.
+report: .venv/run
+	dvc plots show
+
+page: .venv/dev
+	python -m page.build
 
 # Nothing that lies in this folder or was installed in it takes part: no command of .venv, and, by -IS, no module.
 audit: export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
@@ -79,15 +90,24 @@ lessons: .venv/dev
 prove-audit: .venv/run
 	python -m proofs.forgeries
 
-prove-cpus prove-kills prove-faults prove-damage prove-planted: prove-%: .venv/run
+prove-cpus prove-kills prove-faults prove-damage prove-planted prove-pages: prove-%: .venv/run
 	python -m proofs.$*
 
 DIR ?= .
 repeat: .venv/run
 	python -m proofs.repeat $(DIR)
 
-# Before an issue is closed. Debian's QEMU is installed where it is missing; prove-lock takes an hour more and is left out.
-check-all: qemu check test explain audit prove-cpus prove-damage prove-faults prove-planted prove-audit prove-kills bench
+screens: .venv/run chromium
+	python -m proofs.pages --screens
+
+# Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing; prove-lock takes an hour
+# more and is left out.
+check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-audit \
+  prove-kills bench
+
+prove-pages: chromium
+chromium:
+	@command -v chromium > /dev/null || apt-get install --quiet --yes chromium
 
 qemu:
 	@command -v qemu-aarch64 qemu-aarch64-static > /dev/null || apt-get install --quiet --yes qemu-user

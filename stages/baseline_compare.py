@@ -6,7 +6,7 @@ training itself does not draw.
 
 from minitrain.base import files, layout, process
 from minitrain.dataset.read import read_dataset
-from minitrain.evaluation import baselines
+from minitrain.evaluation import baselines, cells
 from minitrain.minitorch import arithmetic
 from minitrain.params import read_params
 from minitrain.training import checkpoint, export
@@ -16,8 +16,9 @@ def main() -> None:
     params = read_params()
     arithmetic.use(params.model.arithmetic)
     exported = export.read_model(layout.MODELS, params.model)
-    metrics = baselines.measure(params.ngram, read_dataset(layout.BATCHES, params.model), exported)
-    files.write_all(layout.PLOTS / "baseline-compare", baselines.plots(metrics))
+    dataset = read_dataset(layout.BATCHES, params.model)
+    metrics = baselines.measure(params.ngram, dataset, exported)
+    files.write_all(layout.PLOTS / "baseline-compare", baselines.plots(metrics) | cells.tables(dataset, exported))
     state = checkpoint.load_state(layout.state_path(exported.path), params.model, params.train)
     files.write_all(layout.PLOTS / "train", baselines.training_picture(state))
     for split, m in metrics.items():

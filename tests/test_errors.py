@@ -40,7 +40,9 @@ def test_a_closed_stdout_is_no_traceback(root, redirect, code):
     """``1<``: a descriptor that is open, but not for writing, is what a stage gets from ``dvc repro >&-``."""
     line = ["sh", "-c", f'"$0" "$@" {redirect}', sys.executable, *command("(print('x'), open('README.md').read())")]
     result = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
-    said = "error: what is printed cannot be written: Bad file descriptor. Run again where there is room.\n"
+    said = (
+        "error: what is printed cannot be written: Bad file descriptor. Run again with an output that can be written.\n"
+    )
     assert (result.returncode, result.stdout, result.stderr) == (code, "", code * said)
 
 

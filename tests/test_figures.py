@@ -48,6 +48,11 @@ def test_equal_numbers_give_equal_bytes_whatever_the_users_matplotlibrc(drift, b
         assert b"matplotlib" not in picture.lower()  # whose version would be another byte
 
 
+def test_the_best_step_is_marked():
+    log, evaluations = [(1.0, 1e-3, 1.0)] * 3, [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert figures.loss_curve(log, evaluations, 1) != figures.loss_curve(log, evaluations, 2)
+
+
 def test_other_numbers_give_another_picture(baselines):
     first = figures.perplexity_vs_n(baselines)
     baselines["val"]["model_ppl"] += 0.5

@@ -3,6 +3,7 @@
 That a write which fails leaves the old file is shown by proofs/faults.py, at every operation of the writer.
 """
 
+import csv
 import hashlib
 import os
 from pathlib import Path
@@ -175,3 +176,8 @@ def test_metrics_keep_six_digits_and_tables_tell_float32_apart():
     names, *rows = formats.csv_bytes(["a", "b"], [(1, one), (2, next_one)]).decode().splitlines()
     assert names == "a,b"
     assert [np.float32(row.split(",")[1]) for row in rows] == [one, next_one]
+
+
+def test_a_cell_with_a_comma_stays_one_cell():
+    _, row = formats.csv_bytes(["token", "p"], [('a,"b', 0.5)]).decode().splitlines()
+    assert next(csv.reader([row])) == ['a,"b', "0.5"]

@@ -1,5 +1,7 @@
 """JSON and CSV in one spelling each, so that equal values give equal bytes; YAML as DVC reads it."""
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +25,11 @@ def metrics_bytes(value: Any) -> bytes:
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """A table with a header. Floats keep nine significant digits, which tell any two float32 apart."""
-    lines = [",".join(format(cell, ".9g") if isinstance(cell, float) else str(cell) for cell in row) for row in rows]
-    return ("\n".join([",".join(columns), *lines]) + "\n").encode()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")  # quotes a cell that holds a comma
+    writer.writerow(columns)
+    writer.writerows([format(cell, ".9g") if isinstance(cell, float) else str(cell) for cell in row] for row in rows)
+    return text.getvalue().encode()
 
 
 def printable(text: str) -> str:

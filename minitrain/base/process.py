@@ -41,7 +41,9 @@ def run_command(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:  # whoever read what is printed has gone
             sys.exit(141)
-        sys.exit(f"error: what is printed cannot be written: {error.strerror}. Run again where there is room.")
+        sys.exit(
+            f"error: what is printed cannot be written: {error.strerror}. Run again with an output that can be written."
+        )
     except KeyboardInterrupt as interrupt:
         number = signal.Signals(*interrupt.args or (signal.SIGINT,))
         print(f"stopped by {number.name}. To go on: run the same command again.", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 from minitrain.base import files, formats, layout
 from minitrain.corpus import shards
 from minitrain.dataset import build, read
-from minitrain.evaluation import baselines, drift, roundtrip
+from minitrain.evaluation import baselines, cells, drift, roundtrip
 from minitrain.params import Params
 from minitrain.training import checkpoint, export, manifest, state
 
@@ -66,6 +66,6 @@ class Run:
             "train": lambda: export.training_tables(self.state) | baselines.training_picture(self.state),
             "checkpoint-roundtrip-verify": lambda: {"roundtrip.json": formats.metrics_bytes(self.roundtrip)},
             "fp16-drift": lambda: drift.plots(*drift.measure(self.dataset, self.exported)),
-            "baseline-compare": lambda: baselines.plots(self.baselines),
+            "baseline-compare": lambda: baselines.plots(self.baselines) | cells.tables(self.dataset, self.exported),
         }
         return make[stage]()
