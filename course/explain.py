@@ -92,7 +92,7 @@ def difference(right: str, status: int | None, printed: str, error: str) -> str:
     steps = [line for line in got if "step" in line]
     when = f"after `{steps[-1]}`" if steps else "before the first step"
     if status is None:
-        return f"never ends; nothing comes {when}"
+        return "goes on after the last step" if len(got) > len(expected) else f"never ends; nothing comes {when}"
     if status:
         return f"stops {when}: `{error:.120}`"
     pairs = [(was, now) for was, now in zip(expected, got, strict=False) if was != now]
