@@ -20,6 +20,7 @@
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
 #   make prove-planted  flaws planted in a DVC project: 4 minutes
 #   make prove-pages    all plots drawn without a network: a minute
+#   make prove-mlflow   a real server and a real queue: 3 minutes
 #
 # Of any DVC project, here of this one, half an hour:  make repeat  make repeat DIR=../another
 
@@ -32,7 +33,8 @@ unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
 .PHONY: help repro report page audit test check explain check-all qemu seeds bench profile lessons ui log-run lock
 .PHONY: hooks format clean screens chromium
-.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages repeat
+.PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages prove-mlflow
+.PHONY: repeat
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -40,8 +42,8 @@ help:
 repro: .venv/run
 	dvc repro
 	@git diff --quiet HEAD -- dvc.lock 2> /dev/null \
-	  && echo "dvc.lock is that of the commit: this machine computed what is committed, byte for byte." \
-	  || echo "dvc.lock is not that of the commit: git diff dvc.lock shows which results differ."
+	  && echo "dvc.lock is that of the commit: this machine computed the same bytes." \
+	  || echo "dvc.lock is not that of the commit: git diff dvc.lock shows what differs."
 
 # Prints where it is. Whatever is in the working folder is shown, committed or not.
 report: .venv/run
@@ -90,6 +92,9 @@ lessons: .venv/dev
 prove-audit: .venv/run
 	python -m proofs.forgeries
 
+prove-mlflow: .venv/run
+	python -m proofs.mlflow_server
+
 prove-cpus prove-kills prove-faults prove-damage prove-planted prove-pages: prove-%: .venv/run
 	python -m proofs.$*
 
@@ -102,8 +107,8 @@ screens: .venv/run chromium
 
 # Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing; prove-lock takes an hour
 # more and is left out.
-check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-audit \
-  prove-kills bench
+check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-mlflow \
+  prove-audit prove-kills bench
 
 prove-pages: chromium
 chromium:
@@ -116,7 +121,10 @@ prove-lock: .venv/run
 	python -m proofs.cpus --all .prove-lock
 
 ui: .venv/run
-	mlflow ui
+	@test -e mlflow.db || { echo "error: no run yet. Make one: make repro" >&2; exit 1; }
+	@echo "What was changed, and what came of it: \
+	http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
+	@mlflow ui
 
 log-run: .venv/run
 	python -m minitrain.tracking

@@ -1,237 +1,247 @@
 """MLflow: a window onto manifests and metrics files, never their source.
 
-Everything here is read back from files that are safe on disk, so a lost store fills itself again: first the run
-of the model is found (by the model file's hash), and made when there is none. The store is ``mlflow.db`` in the
-project's root, where ``mlflow ui`` looks, unless ``MLFLOW_TRACKING_URI`` names another. ``python -m
-minitrain.tracking`` logs what is on disk now.
+A run is filled from files that are safe on disk, and again when the store is lost (``python -m minitrain.tracking``).
+In no file are the times of steps, and trainings that failed: they come once. The store is ``mlflow.db`` in the
+project's root, where ``mlflow ui`` looks, unless ``MLFLOW_TRACKING_URI`` names another.
 
 This module only observes: it changes no output, so no stage of dvc.yaml depends on it.
 
-The store may be a server, so nothing leaves the project but what the pipeline makes: of a model that loads, its
-manifest, and the files in plots/ that dvc.yaml names.
+The store may be a server, so nothing leaves the project but what the pipeline makes: of a model that loads, its file
+and manifest, and the files in plots/ that dvc.yaml names.
 """
 
 import csv
-import logging
+import itertools
+import json
 import os
 import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from minitrain.base import UserError, files, formats, layout
 from minitrain.base.process import run_command
+from minitrain.mlflow_store import FIX, experiment_id, one_clear_error, open_store, shown_uri
 from minitrain.params import read_params
 from minitrain.training.export import read_manifest, read_model
-
-os.environ |= {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # Of a server that does not answer, MLflow should say so after a minute, not many.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    **os.environ,
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # an address may hold a password
-}
+from minitrain.training.manifest import inputs_digest
+from minitrain.training.state import Log
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of mlflow's own dependencies
-    from mlflow.entities import Metric, Param, Run
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
     from mlflow.tracking import MlflowClient
 
-EXPERIMENT = "minitrain-phase18"
-LOCAL_STORE = Path("mlflow.db")
+PARAMS = Path("params.yaml")
 BATCH = 1000  # metrics in one call: MLflow's limit
+DESCRIPTION = (
+    "Validation perplexity {val_ppl:.4f}, at the best step, {best_step:.0f}.",
+    "Test perplexity {test_ppl:.4f}: {test_ratio:.4f} times that of the best n-gram.",
+    "With fp16 weights and activations the logits are off by {drift:.2g} (relative L2).",
+)
+# When so many steps had been taken, in seconds since the epoch; for the steps of this process.
+Times = Mapping[int, float]
 
 
-def log_run(models: Path, plots: Path, stages: Sequence[str]) -> str:
-    """Make the run of the one model in ``models`` complete, whatever the store has lost or has from elsewhere: the
-    training, and the results of these stages as they are in ``plots``. Returns a line that says where the run is.
+def log_run(stages: Sequence[str], times: Times) -> str:
+    """Make the run of the one model in ``models`` complete, whatever the store has lost: the training, and the results
+    of these stages as they are in ``plots``. Returns a line that says where the run is.
     """
-    with _mlflow():
-        exported = read_model(models, read_params(models.parent / "params.yaml").model)
-        manifest_path = _in_project(layout.manifest_path(exported.path))
-        left = {stage: _left_by(stage, models.parent) for stage in stages}
-        client = _client()
-        manifest = exported.manifest
-        run_id = _find_run(client, manifest) or _fill_run(client, manifest, manifest_path, plots / "train")
-        for stage, paths in left.items():
-            _add_results(client, run_id, plots, stage, paths)
+    # The files of an experiment in a temporary folder are brought here by DVC.
+    apply = f"dvc exp apply {_experiment_name()}, then " if layout.project().is_absolute() else ""
+    with one_clear_error(f"The results are on disk. {FIX}, then log them with: {apply}make log-run"):
+        exported = read_model(layout.MODELS, read_params().model)
+        paths = [exported.path, layout.manifest_path(exported.path), *_left_by(stages, "outs", "metrics", "plots")]
+        for path in paths:
+            _check_in_project(path)
+        manifest, found, log = exported.manifest, results(stages), _read_log()
+        with open_store() as client:
+            run_id = _find_run(client, manifest, "FINISHED")
+            run_id = run_id or _new_run(client, exported.path.stem, manifest, log, times, "FINISHED")
+            _add_results(client, run_id, found)
+            for path in paths:
+                client.log_artifact(run_id, str(path), path.parent.as_posix())
     return f"MLflow: runs:/{run_id} in {shown_uri()}"
 
 
-def log_or_say_why_not(stages: Sequence[str]) -> str:
-    """``log_run`` for a stage, whose work is done whatever becomes of this: prints and returns a line either way."""
+def try_to(log: Callable[..., str], *arguments: Any) -> None:
+    """Log for a stage, whose work is done whatever becomes of this: prints a line either way."""
     try:
-        line = log_run(layout.MODELS, layout.PLOTS, stages)
+        print(log(*arguments))
     except UserError as error:
-        line = f"note: {error}"
-    print(line)
-    return line
+        print(f"note: {error}")
 
 
-def recorded_run(models: Path) -> tuple[Run, list[tuple[int, float]]]:
+@contextmanager
+def failure_recorded(inputs: Mapping[str, Any], log: Log, times: Times) -> Iterator[None]:
+    """Around a training: one that ends with an error has a run too, with its curves so far and the error."""
+    try:
+        yield
+    except UserError as error:
+        try_to(_log_failure, {**inputs, "inputs_digest": inputs_digest(inputs)}, log, times, str(error))
+        raise
+
+
+def _log_failure(training: Mapping[str, Any], log: Log, times: Times, reason: str) -> str:
+    with one_clear_error(f"{FIX}, then train again to record what failed"), open_store() as client:
+        run_id = _find_run(client, training, "FAILED")
+        run_id = run_id or _new_run(client, f"failed-{training['inputs_digest']}", training, log, times, "FAILED")
+        client.set_tag(run_id, "mlflow.note.content", reason)
+    return f"MLflow: runs:/{run_id} in {shown_uri()}"
+
+
+def recorded_run() -> tuple[Run, list[tuple[int, float]]]:
     """The run of the model in ``models`` as the store has it, and the loss of each step; UserError without one."""
-    with _mlflow():
-        client = _client()
-        run_id = _find_run(client, read_manifest(models))
+    with one_clear_error(f"{FIX}, then log the run with: make log-run"), open_store() as client:
+        run_id = _find_run(client, read_manifest(layout.MODELS), "FINISHED")
         if run_id is None:
-            raise UserError(f"{shown_uri()}: expected a run of the model in {models}, found none.")
+            raise UserError(f"{shown_uri()}: expected a run of the model in {layout.MODELS}, found none.")
         losses = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, "loss"))
         return client.get_run(run_id), losses
 
 
-def results(plots: Path, stages: Sequence[str]) -> dict[str, float]:
-    """The headline numbers: ``metrics.json`` of those of the stages that leave one."""
-    paths = [plots / stage / "metrics.json" for stage in stages]
-    numbers = [item for path in paths if path.exists() for item in formats.read_json(path).items()]
-    return {name: float(value) for name, value in numbers if value is not None}
+# --- what is on disk ---------------------------------------------------------------------------------
 
 
-def _left_by(stage: str, project: Path) -> list[Path]:
-    """The files in ``plots`` that dvc.yaml names as what the stage leaves; what is missing is for the gate to say."""
-    of_stage = formats.read_yaml(project / "dvc.yaml")["stages"][stage]
-    outs = [out for kind in ("outs", "metrics", "plots") for out in of_stage.get(kind, []) if isinstance(out, dict)]
-    paths = [project / Path(*out) for out in outs]
-    return [_in_project(path) for path in paths if path.exists()]
+def results(stages: Sequence[str]) -> dict[str, float]:
+    """The numbers in the metrics of some stages, by name; what could not be measured (null) is left out."""
+    found = [item for path in _left_by(stages, "metrics") for item in formats.read_json(path).items()]
+    return {name: float(value) for name, value in found if isinstance(value, int | float)}
 
 
-def _in_project(path: Path) -> Path:
-    """The path; UserError where a link is on the way: it may lead to what is not the project's."""
+def _left_by(stages: Sequence[str], *kinds: str) -> list[Path]:
+    """The files in ``plots`` that dvc.yaml names as what stages leave; what is missing is for the gate to say."""
+    declared = formats.read_yaml(Path("dvc.yaml"))["stages"]
+    outs = [out for stage in stages for kind in kinds for out in declared[stage].get(kind, []) if isinstance(out, dict)]
+    return [path for path in (Path(*out) for out in outs) if path.exists()]
+
+
+def _check_in_project(path: Path) -> None:
+    """UserError where a link is on the way: it may lead to what is not the project's."""
     if path.resolve() != path.absolute():
         raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
-    return path
 
 
-# --- where the store is ------------------------------------------------------------------------------
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a local SQLite store at an absolute place: a relative one would move with the
-    working folder.
-    """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{LOCAL_STORE.resolve()}"
-
-
-def shown_uri() -> str:
-    """``tracking_uri()`` for people and logs; an address that somebody gave may hold a password."""
-    return "the store that MLFLOW_TRACKING_URI names" if os.environ.get("MLFLOW_TRACKING_URI") else tracking_uri()
-
-
-def _client() -> MlflowClient:
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not LOCAL_STORE.exists():
-        # MLflow builds its tables in many steps and cannot go on from half of them: a kill must leave all or none.
-        files.create(
-            LOCAL_STORE.resolve(), lambda path: MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-        )
-    return MlflowClient(tracking_uri=tracking_uri())
-
-
-def _experiment(client: MlflowClient) -> str:
-    here = Path("mlruns").resolve().as_uri()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment and not os.environ.get("MLFLOW_TRACKING_URI") and experiment.artifact_location != here:
-        # The project was copied or moved, with its store. What was logged keeps its place, new artifacts are here.
-        print(f"note: {LOCAL_STORE} comes from another place; from now on its artifacts are in {here}")
-        client.rename_experiment(experiment.experiment_id, f"{EXPERIMENT} at {experiment.artifact_location}")
-        experiment = None
-    if experiment is None:
-        artifacts = here if tracking_uri().startswith("sqlite:") else None
-        return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
-    if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    return str(experiment.experiment_id)
-
-
-@contextmanager
-def _mlflow() -> Iterator[None]:
-    """Around every use of MLflow: its own warnings are not ours, and its errors become one clear line."""
-    logging.disable()  # what it logs may hold the address of the store, with the password
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # of MLflow, its drivers, or over a file that is not what it should be
-        reason = " ".join(str(error).split())[:300]
-        if os.environ.get("MLFLOW_TRACKING_URI"):  # the message may repeat that address, or the half with the password
-            reason = f"{type(error.__context__ or error).__name__} (mlflow experiments search says more)"
-        raise UserError(
-            f"MLflow in {shown_uri()}: {reason}. The results are on disk: fix the store (or unset "
-            "MLFLOW_TRACKING_URI), then log them with: make log-run"
-        ) from error
-    finally:
-        logging.disable(logging.NOTSET)
+def _read_log() -> Log:
+    texts = (files.read_text(layout.PLOTS / "train" / name) for name in ("log.csv", "evaluations.csv"))
+    steps, evaluations = (list(csv.DictReader(text.splitlines())) for text in texts)
+    return Log(
+        [(float(row["loss"]), float(row["lr"]), float(row["grad_norm"])) for row in steps],
+        [(int(row["step"]), float(row["val_loss"])) for row in evaluations],
+    )
 
 
 # --- one run -----------------------------------------------------------------------------------------
 
 
-def _find_run(client: MlflowClient, manifest: Mapping[str, Any]) -> str | None:
-    # The inputs as well: other code may train the same bytes, and that is another run. One that was killed while it
-    # was filled is not finished.
-    query = f"tags.model_sha256 = '{manifest['files'][manifest['model']]}'"
-    query += f" and tags.inputs_digest = '{manifest['inputs_digest']}' and attributes.status = 'FINISHED'"
-    return next((str(run.info.run_id) for run in client.search_runs([_experiment(client)], query)), None)
+# ``training``, below, is a manifest, or as much of one as there is when a training failed.
 
 
-def _fill_run(client: MlflowClient, manifest: Mapping[str, Any], manifest_path: Path, tables: Path) -> str:
-    """Log the training: parameters, tags, every step and evaluation, manifest and tables."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    tags = {
-        "model_sha256": manifest["files"][manifest["model"]],
-        "inputs_digest": manifest["inputs_digest"],
-        "code_digest": manifest["code_digest"],
-        "model_file": manifest["model"],
-        # What is volatile belongs here, and not in the manifest.
-        "owner": f"{platform.node()}:{Path.cwd()}",
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "mlflow.source.git.commit": commit.stdout.strip() or "none",
+def _params(training: Mapping[str, Any]) -> dict[str, Any]:
+    """``params.yaml``, but model and training as they were: the file may have been changed since."""
+    return {**formats.read_yaml(PARAMS), **training["config"]}
+
+
+def _identity(training: Mapping[str, Any]) -> dict[str, str]:
+    """What tells one run from another: other code may train the same bytes, and other n-grams be their measure."""
+    model = {"model_sha256": training["files"][training["model"]]} if "model" in training else {}
+    return {
+        **model,
+        "inputs_digest": training["inputs_digest"],
+        "params_digest": files.sha256(formats.json_bytes(_params(training))),
     }
-    run_name = manifest["model"].removesuffix(".safetensors")
-    run_id = str(client.create_run(_experiment(client), run_name=run_name, tags=tags).info.run_id)
-    settings = dict(_leaves(manifest["config"]))
-    settings |= {name: manifest[name] for name in ("parameters", "config_hash", "data_manifest_sha256")}
-    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in settings.items()])
-    _log(client, run_id, _table(tables / "log.csv") + _table(tables / "evaluations.csv"))
-    client.log_artifact(run_id, str(manifest_path))
-    client.set_terminated(run_id, "FINISHED")
+
+
+def _experiment_name() -> str | None:
+    """The name of the experiment of DVC's, if this is one."""
+    return os.environ.get("DVC_EXP_NAME")
+
+
+def _find_run(client: MlflowClient, training: Mapping[str, Any], status: str) -> str | None:
+    """The run of a training, in an experiment the one of its name. One that was being filled has another status."""
+    tags = [f"tags.{key} = '{value}'" for key, value in _identity(training).items()]
+    query = " and ".join([f"attributes.status = '{status}'", *tags])
+    runs = client.search_runs([experiment_id(client)], query)
+    return next((str(run.info.run_id) for run in runs if _experiment_name() in (None, run.info.run_name)), None)
+
+
+def _new_run(client: MlflowClient, name: str, training: Mapping[str, Any], log: Log, times: Times, status: str) -> str:
+    """Log a training: parameters, data, every step and evaluation, and what is volatile and so in no manifest."""
+    params, summary = _params(training), formats.read_json(layout.BATCHES / "summary.json")
+    commit = os.environ.get("DVC_EXP_BASELINE_REV", "HEAD")
+    first = min(times, default=None)
+    tags = {
+        **_identity(training),
+        "changed": _changed(params, commit),
+        "times": {None: "not known: filled from files", 0: "measured"}.get(first, f"measured from step {first} on"),
+        "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}",
+        "mlflow.source.name": "stages/train.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": _git("rev-parse", commit).strip() or "none",
+    }
+    began, ended = (_ms(limit(times.values(), default=time.time())) for limit in (min, max))
+    name = _experiment_name() or name
+    run = client.create_run(experiment_id(client), start_time=began, tags=tags, run_name=name)
+    run_id = str(run.info.run_id)
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in _leaves(params)])
+    shards, splits = params["data"]["shards"], summary["splits"]
+    source = json.dumps({"uri": shards})
+    data = Dataset(shards, summary["data_manifest_sha256"][:16], "local", source, profile=json.dumps(splits))
+    client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    tokens_per_step = params["train"]["batch_size"] * splits["train"]["targets"] / splits["train"]["sequences"]
+    metrics = list(_curves(log, times, tokens_per_step))
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    client.set_terminated(run_id, status, end_time=ended)
     return run_id
 
 
-def _add_results(client: MlflowClient, run_id: str, plots: Path, stage: str, paths: Sequence[Path]) -> None:
-    """Log the numbers of a stage that the run does not have yet, and then the files of the stage as artifacts."""
+def _curves(log: Log, times: Times, tokens_per_step: float) -> Iterator[Metric]:
+    """Each number at its step and time; what another process computed, at the beginning of this one."""
+    began = min(times.values(), default=time.time())
+    for step, row in enumerate(log.steps):
+        for name, value in zip(("loss", "lr", "grad_norm"), row, strict=True):
+            yield Metric(name, value, _ms(times.get(step + 1, began)), step)
+    evaluations = [(int(step), loss) for step, loss in log.evaluations]
+    for step, loss in evaluations:
+        yield Metric("val_loss", loss, _ms(times.get(step, began)), step)
+    # From one evaluation to the next, with all that was done there: one of them, and perhaps a checkpoint.
+    for (start, _), (end, _) in itertools.pairwise(evaluations):
+        if start in times and end in times:
+            speed = (end - start) * tokens_per_step / (times[end] - times[start])
+            yield Metric("tokens_per_second", speed, _ms(times[end]), end)
+
+
+def _add_results(client: MlflowClient, run_id: str, found: Mapping[str, float]) -> None:
+    """Log the results that the run does not have yet, and describe it by them."""
     recorded = client.get_run(run_id).data.metrics
-    changed = {name: value for name, value in results(plots, [stage]).items() if recorded.get(name) != value}
-    # MLflow's newest value is that of the highest step, whatever the clock says, and of equal steps and times the
-    # larger one. So what replaces a value comes at a step after it.
-    before = [m.step for name in changed if name in recorded for m in client.get_metric_history(run_id, name)]
-    step = max(before, default=-1) + 1
-    _log(client, run_id, [Metric(name, value, _now(), step) for name, value in changed.items()])
-    for path in paths:
-        client.log_artifact(run_id, str(path), path.relative_to(plots.parent).parent.as_posix())
+    for name, value in found.items():
+        if recorded.get(name) != value:
+            client.log_metric(run_id, name, value)
+    lines = []
+    for line in DESCRIPTION:
+        with suppress(KeyError):  # a later stage measures it
+            lines.append(line.format(**recorded | found))
+    client.set_tag(run_id, "mlflow.note.content", "\n\n".join(lines))
 
 
-def _log(client: MlflowClient, run_id: str, metrics: list[Metric]) -> None:
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+def _changed(params: Mapping[str, Any], commit: str) -> str:
+    """The parameters that are not as in the commit, as ``dvc exp run -S`` takes them."""
+    committed = YAML(typ="safe").load(_git("show", f"{commit}:./{PARAMS}"))
+    before = dict(_leaves(committed or {}))
+    changes = [f"{key}={value}" for key, value in _leaves(params) if before.get(key) != value]
+    return (" ".join(changes) or "nothing") if before else "unknown: no commit"
 
 
-def _table(path: Path) -> list[Metric]:
-    """The numbers of a table, each at its row's step."""
-    now = _now()
-    return [
-        Metric(name, float(value), now, int(row["step"]))
-        for row in csv.DictReader(files.read_text(path).splitlines())
-        for name, value in row.items()
-        if name != "step"
-    ]
+def _git(*arguments: str) -> str:
+    """What git prints; nothing where there is no repository or commit."""
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -243,9 +253,10 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", member
 
 
-def _now() -> int:
-    return int(time.time() * 1000)
+def _ms(seconds: float) -> int:
+    """MLflow's unit of time."""
+    return int(seconds * 1000)
 
 
 if __name__ == "__main__":
-    run_command(lambda: print(log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])))
+    run_command(lambda: print(log_run(layout.STAGES[1:], {})))

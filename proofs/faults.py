@@ -111,7 +111,7 @@ def sweep_training(project: Path) -> int:
     with (
         contextlib.chdir(project),
         contextlib.redirect_stdout(None),
-        mock.patch.object(tracking, "log_or_say_why_not"),
+        mock.patch.object(tracking, "try_to"),
         mock.patch.object(files, "exclusive_lock", contextlib.nullcontext),  # it writes nothing
     ):
         shard_to_batches.main()

@@ -4,17 +4,24 @@ In a clone of the commit, with a short run beside it for the comparison. Chromiu
 then the page itself is asked how many marks each plot has, and which addresses it names. Negative control: DVC's own
 page, which loads Vega from a public address, is found to draw nothing.
 
-With ``--screens`` also pictures of both pages, into docs/screens.
+With ``--screens`` also pictures of both pages and of a terminal, into docs/screens.
 """
 
 import html
+import io
 import json
+import os
+import pty
 import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
 
 from minitrain.base import UserError, formats, process
 from proofs import program
@@ -91,6 +98,23 @@ def screens(show: Path, diff: Path) -> None:
         )
 
 
+def terminal() -> None:
+    """A picture of what ``make repro`` prints where all is done already, in colour, as on a terminal of 80 columns."""
+    printed: list[bytes] = []
+
+    def read(descriptor: int) -> bytes:
+        printed.append(os.read(descriptor, 1024))
+        return printed[-1]
+
+    pty.spawn(["make", "repro"], read)
+    console = Console(record=True, width=82, file=io.StringIO())
+    console.print(Text.from_ansi(b"".join(printed).decode().replace("\r", "")))
+    with tempfile.TemporaryDirectory() as temporary:
+        page = Path(temporary) / "terminal.html"
+        page.write_text(console.export_html(theme=MONOKAI, inline_styles=True))
+        browse(page, "--hide-scrollbars", "--window-size=800,790", f"--screenshot={SCREENS / 'terminal.png'}")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "clone"
@@ -112,6 +136,7 @@ def main() -> None:
         print("diff:", check(clone / "diff/index.html", expected))
         if "--screens" in sys.argv[1:]:
             screens(clone / "report/index.html", clone / "diff/index.html")
+            terminal()
 
 
 if __name__ == "__main__":

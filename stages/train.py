@@ -25,17 +25,19 @@ def main() -> None:
         checkpoint.say_what_others_left(folder)
         state = checkpoint.resume(folder, params.model, params.train)
         files.write_bytes(folder / "manifest.json", formats.json_bytes(inputs))
-        run.run(state, dataset, params.model, params.train, folder)
+
+        from minitrain import tracking  # takes its time, and only observes
+
+        times: dict[int, float] = {}
+        with tracking.failure_recorded(inputs, state.log, times):
+            run.run(state, dataset, params.model, params.train, folder, times)
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
         probe = export.probe(state, params.model, dataset.stores["val"])
         files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, probe))
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
         print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
-
-        from minitrain import tracking  # takes its time, and only observes
-
-        tracking.log_or_say_why_not(["train"])
+        tracking.try_to(tracking.log_run, ["train"], times)
         files.remove_folder(folder)  # at last: DVC knows of the outputs only when the stage has ended
 
 

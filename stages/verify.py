@@ -5,7 +5,6 @@ Reads everything that the other stages leave. Leaves ``plots/verify/metrics.json
 """
 
 import os
-import platform
 import sys
 
 from minitrain import tracking
@@ -19,15 +18,11 @@ from minitrain.params import read_params
 def main() -> None:
     run = Run(read_params())
     arithmetic.use(run.params.model.arithmetic)
-    tracking.log_or_say_why_not(layout.STAGES[1:])
+    tracking.try_to(tracking.log_run, layout.STAGES[1:], {})
     colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    results = []
-    for name in checks.CHECKS:
-        results.append(checks.evaluate(name, run))
-        print(report.terminal_line(results[-1], colored))
+    results = [report.said(checks.evaluate(name, run), colored) for name in checks.CHECKS]
     names = [result.name for result in results if not result.passed]
-    print(f"{len(results) - len(names)} passed, {len(names)} failed")
-    print(f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}; {packages.note()}")
+    print(f"{len(results) - len(names)} passed, {len(names)} failed; {packages.note()}")
     red = ", ".join(names)
     # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.
     recorded = "DVC_EXP_BASELINE_REV" in os.environ and set(names) <= checks.RESULT_CHECKS

@@ -157,7 +157,7 @@ def ran(tmp_path_factory):
     from minitrain import tracking
 
     with contextlib.chdir(project):
-        tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
+        tracking.log_run(layout.STAGES[1:], {})
     return project
 
 

@@ -60,7 +60,7 @@ def take(made):
 def test_a_clean_clone_makes_what_is_here(here, take):
     result = audited(here, *take)
     assert (result.returncode, result.stderr) == (0, "")
-    says = r"audit: a clean clone of commit \w+ makes the same dvc.lock and the same 20 outputs\n"
+    says = r"audit: a clean clone of commit \w+ makes the same dvc.lock and the same 25 outputs\n"
     assert re.fullmatch(says, result.stdout)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import commit_all, init_git_and_dvc, refused, run_python, run_stage
+from mlflow.tracking import MlflowClient
 
-from minitrain import tracking
+from minitrain import mlflow_store, tracking
 from minitrain.base import files, layout
 from proofs.project import DVC, SHORT, copy_project, must_run, set_params, tree
 
@@ -65,7 +66,7 @@ def test_training_again_trains_again(ran, whole):
     assert list(ran.glob("checkpoints/*")) == []
     result = run_stage(whole, "train")
     assert "going on from step" not in result.stdout
-    assert "step 0: val loss" in result.stdout
+    assert "step 0: val perplexity" in result.stdout
     assert trained(whole) == trained(ran)
 
 
@@ -161,11 +162,11 @@ def test_checkpoints_are_in_the_project_whose_experiment_it_is(tmp_path, monkeyp
     assert layout.checkpoints().resolve() == tmp_path / expected
 
 
-def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c(tmp_path):
+def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c_and_has_its_mlflow_run(tmp_path):
     project = copy_project(tmp_path / "project", {**SHORT, "train.steps": 100})
     init_git_and_dvc(project)
     commit_all(project)
-    experiment = [*DVC, "exp", "run", "--temp", "train"]
+    experiment = [*DVC, "exp", "run", "--temp", "--name", "mine", "train"]
     first = subprocess.Popen(
         experiment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -181,3 +182,6 @@ def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c(
     assert f"({folder})" in again
     assert "going on from step " in again
     assert list(project.glob("checkpoints/*")) == []
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id])
+    assert (run.info.run_name, run.data.tags["times"][:19]) == ("mine", "measured from step ")

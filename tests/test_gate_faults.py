@@ -32,7 +32,7 @@ def write_log(project: Path, rows: str) -> None:
 
 
 def improve_a_metric_that_was_logged(project: Path) -> None:
-    tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
+    tracking.log_run(layout.STAGES[1:], {})
     change_json(project / "plots/baseline-compare/metrics.json", lambda m: m.update(test_ppl=1.5))
 
 
@@ -140,7 +140,7 @@ def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
     shutil.rmtree("models")  # as DVC does
     for stage in layout.STAGES[1:]:
         assert run_stage(whole, stage).returncode == 0
-    tracking.log_run(layout.MODELS, layout.PLOTS, layout.STAGES[1:])
+    tracking.log_run(layout.STAGES[1:], {})
     got = failed(whole, monkeypatch)
     assert set(got) - BEATS == {"model files"}
     assert re.fullmatch(r"5 files equal; val perplexity 2\d\.\d+ instead of 2\d\.\d+", got["model files"])

@@ -7,7 +7,7 @@ from conftest import refused, run_python
 
 from minitrain.base import files
 from minitrain.base.errors import UserError
-from proofs import cpus, damage, faults, kills, repeat
+from proofs import cpus, damage, faults, kills, mlflow_server, repeat
 from proofs.project import DVC, SHORT, must_run
 
 
@@ -43,6 +43,15 @@ def test_copies_whose_digests_match_are_refused_or_load_and_nothing_worse(ran):
 
 def test_a_loader_without_its_digest_check_is_noticed(ran):
     assert damage.is_caught(ran)
+
+
+def test_what_mlflow_has_is_compared_with_what_is_on_disk(ran):
+    assert mlflow_server.compare(ran, f"sqlite:///{ran}/mlflow.db") > 15
+
+
+@pytest.mark.parametrize("name", mlflow_server.CONTROLS)
+def test_a_file_that_mlflow_does_not_have_is_noticed(ran, whole, name):
+    assert mlflow_server.is_noticed(whole, f"sqlite:///{ran}/mlflow.db", name)
 
 
 def test_kills_before_file_operations_change_nothing(tmp_path):

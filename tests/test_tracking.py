@@ -1,22 +1,30 @@
-"""MLflow: filled from the files, once, and again whenever its store is lost."""
+"""MLflow: a run for each training and experiment, filled from the files, and again whenever its store is lost."""
 
 import csv
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from conftest import run_python
-from gate import change_json
+from conftest import commit_all, init_git_and_dvc, model_file, refused, run_python, run_stage
+from gate import change_json, manifest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from minitrain import tracking
-from minitrain.base.errors import UserError
-from minitrain.base.layout import STAGES
+from minitrain import mlflow_store, tracking
+from minitrain.base import UserError, layout
+from proofs.project import set_params, tree
+
+STAGES = layout.STAGES[1:]
+CURVES = {"loss", "lr", "grad_norm", "val_loss"}
+HEADLINES = {"best_step", "val_ppl", "drift", "test_ppl", "test_ratio", "val_ratio"}
+DIVERGES = {"train.lr": 1e6, "train.clip_norm": 1e6, "train.warmup_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +33,231 @@ def empty_store(tmp_path_factory):
     path = tmp_path_factory.mktemp("empty") / "store.db"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
+def with_store(project: Path, empty_store: Path, monkeypatch) -> Path:
+    """The project as the working folder, with an empty store in it."""
+    shutil.rmtree(project / "mlruns", ignore_errors=True)
+    shutil.copy(empty_store, project / "mlflow.db")
+    monkeypatch.chdir(project)
+    return project
+
+
 @pytest.fixture
-def store(ran, empty_store, tmp_path, monkeypatch):
-    """A run's files, with an empty store elsewhere."""
-    shutil.copy(empty_store, tmp_path / "store.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
-    return ran
+def project(whole, empty_store, monkeypatch):
+    """What a run of all stages left, and an empty store."""
+    return with_store(whole, empty_store, monkeypatch)
 
 
-def log(project: Path, *stages: str) -> str:
-    return tracking.log_run(project / "models", project / "plots", stages)
+@pytest.fixture
+def ready(untrained, empty_store, monkeypatch):
+    """A project before its training, and an empty store."""
+    return with_store(untrained, empty_store, monkeypatch)
 
 
-def recorded(project: Path) -> tuple[Run, list[tuple[int, float]]]:
-    return tracking.recorded_run(project / "models")
+def runs() -> dict[str, Run]:
+    """The runs in the store of this folder, by name."""
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
+    found = client.search_runs([client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
 
 
-def test_the_default_store_is_absolute(monkeypatch, tmp_path):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+def the_run() -> Run:
+    (run,) = runs().values()
+    return run
+
+
+def points(run: Run, metric: str) -> list[tuple[int, float, int]]:
+    """Step, value and time of a curve."""
+    history = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}").get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value, point.timestamp) for point in history)
+
+
+# --- what is logged ------------------------------------------------------------------------------------
+
+
+def test_the_command_fills_a_store_from_the_files_and_twice_makes_no_double(project):
+    first, second = (run_python(project, "-m", "minitrain.tracking") for _ in range(2))
+    run = the_run()
+    assert first.stdout == second.stdout == f"MLflow: runs:/{run.info.run_id} in {mlflow_store.shown_uri()}\n"
+    assert (first.stderr, second.stderr) == ("", "")
+    assert (run.info.run_name, run.info.status) == (model_file(project).stem, "FINISHED")
+    left = {}
+    for stage in ("train", "fp16-drift", "baseline-compare"):
+        left |= json.loads((project / "plots" / stage / "metrics.json").read_text())
+    assert set(run.data.metrics) == CURVES | HEADLINES
+    assert left.items() <= run.data.metrics.items()
+    rows = csv.DictReader((project / "plots/train/log.csv").read_text().splitlines())
+    assert [point[:2] for point in points(run, "loss")] == [(int(row["step"]), float(row["loss"])) for row in rows]
+    assert [step for step, *_ in points(run, "val_loss")] == [0, 8, 16, 24]
+    assert (run.data.params["train.steps"], run.data.params["ngram.alpha"]) == ("24", "0.01")
+    assert run.data.tags["model_sha256"] == json.loads(manifest(project).read_text())["files"][model_file(project).name]
+    artifacts = tree(project / "mlruns" / run.info.run_id / "artifacts")
+    for path in (model_file(project), project / "plots/baseline-compare/scores.json", project / "plots/train/log.csv"):
+        assert artifacts[path.relative_to(project).as_posix()] == path.read_bytes()
+
+
+def test_a_run_says_what_came_out_and_on_which_data(project):
+    tracking.log_run(STAGES, {})
+    run = the_run()
+    lines = run.data.tags["mlflow.note.content"].split("\n\n")
+    assert [line.split(" ")[0] for line in lines] == ["Validation", "Test", "With"]
+    assert f"{run.data.metrics['val_ppl']:.4f}, at the best step, {run.data.metrics['best_step']:.0f}." in lines[0]
+    (used,) = run.inputs.dataset_inputs
+    summary = json.loads((project / "data/batches/summary.json").read_text())
+    assert (used.dataset.name, json.loads(used.dataset.source)) == ("data/shards", {"uri": "data/shards"})
+    assert summary["data_manifest_sha256"].startswith(used.dataset.digest)
+    assert json.loads(used.dataset.profile) == summary["splits"]
+
+
+def test_the_page_of_runs_offers_a_view_of_changes_and_results(project):
+    tracking.log_run(STAGES, {})
+    client = MlflowClient(mlflow_store.tracking_uri())
+    tags = client.get_experiment_by_name(mlflow_store.EXPERIMENT).tags
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.results"])["state"])
+    assert set(state["columnOrder"]) | set(state["columnWidths"]) <= set(state["selectedColumns"])
+    for column in state["selectedColumns"]:
+        kind, name = column.replace("`", "").split(".")
+        assert name in getattr(the_run().data, kind)
+
+
+def test_the_picture_of_the_training_is_logged_with_the_stage_that_draws_it(project):
+    """When the training ends, plots/train may still have the picture of the run before."""
+    tracking.log_run(["train"], {})
+    assert list(Path("mlruns").rglob("loss.png")) == []
+    for content in (b"old", b"new"):
+        Path("plots/train/loss.png").write_bytes(content)
+        tracking.log_run(["baseline-compare"], {})
+        (logged,) = Path("mlruns").rglob("loss.png")
+        assert logged.read_bytes() == content
+
+
+def test_other_results_replace_those_that_were_logged(project):
+    for value in (20.5, 30.5, 1.5, 30.5):
+        change_json(project / "plots/baseline-compare/metrics.json", lambda m, to=value: m.update(test_ppl=to))
+        tracking.log_run(["train", "baseline-compare"], {})
+        run, _ = tracking.recorded_run()
+        assert run.data.metrics["test_ppl"] == value
+        assert f"Test perplexity {value:.4f}" in run.data.tags["mlflow.note.content"]
+
+
+# --- times ---------------------------------------------------------------------------------------------
+
+
+def test_a_training_has_the_times_of_its_steps(project):
+    began, step = 1_000_000.0, 0.25
+    tracking.log_run(["train"], {n: began + step * n for n in range(25)})
+    run = the_run()
+    assert (run.info.start_time, run.info.end_time) == (began * 1000, (began + 24 * step) * 1000)
+    assert [time for *_, time in points(run, "loss")] == [(began + step * n) * 1000 for n in range(1, 25)]
+    assert [time for *_, time in points(run, "val_loss")] == [(began + step * n) * 1000 for n in (0, 8, 16, 24)]
+    speeds = points(run, "tokens_per_second")
+    assert [n for n, *_ in speeds] == [8, 16, 24]
+    train = json.loads(Path("data/batches/summary.json").read_text())["splits"]["train"]
+    assert [speed for _, speed, _ in speeds] == pytest.approx([32 * train["targets"] / train["sequences"] / step] * 3)
+    assert run.data.tags["times"] == "measured"
+
+
+def test_a_training_that_went_on_has_the_times_of_its_own_steps(project):
+    tracking.log_run(["train"], {n: 1000.0 + n for n in range(10, 25)})
+    run = the_run()
+    assert [time for *_, time in points(run, "loss")] == [1_010_000] * 10 + [
+        1_000_000 + 1000 * n for n in range(11, 25)
+    ]
+    assert [n for n, *_ in points(run, "tokens_per_second")] == [24]
+    assert run.data.tags["times"] == "measured from step 10 on"
+
+
+def test_the_stage_measures_them(ready):
+    assert run_stage(ready, "train").returncode == 0
+    run = the_run()
+    times = [time for *_, time in points(run, "loss")]
+    assert times == sorted(times)
+    assert len(set(times)) > 12  # in milliseconds, two steps may have the same
+    assert run.info.start_time < times[0] < times[-1] <= run.info.end_time
+    assert [n for n, *_ in points(run, "tokens_per_second")] == [8, 16, 24]
+
+
+def test_a_run_from_the_files_has_the_parameters_of_its_training_no_speed_and_says_so_of_its_times(project):
+    set_params(project, {"train.lr": 0.002})  # since then
+    tracking.log_run(["train"], {})
+    assert the_run().data.params["train.lr"] == "0.003"
+    assert "tokens_per_second" not in the_run().data.metrics
+    assert the_run().data.tags["times"] == "not known: filled from files"
+
+
+# --- experiments ---------------------------------------------------------------------------------------
+
+
+def test_an_experiment_has_a_run_of_its_name_with_what_was_changed_and_the_commit(project, monkeypatch):
+    init_git_and_dvc(project)
+    commit_all(project)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    stem = model_file(project).stem
+    tracking.log_run(STAGES, {})
+    set_params(project, {"ngram.alpha": 0.02, "ngram.max_order": 5})  # the same model
+    monkeypatch.setenv("DVC_EXP_NAME", "fewer-grams")
+    for _ in range(2):
+        tracking.log_run(STAGES, {})
+    changed = {name: run.data.tags["changed"] for name, run in runs().items()}
+    assert changed == {stem: "nothing", "fewer-grams": "ngram.max_order=5 ngram.alpha=0.02"}
+    assert {run.data.tags["mlflow.source.git.commit"] for run in runs().values()} == {commit}
+    monkeypatch.setenv("DVC_EXP_NAME", "again")
+    tracking.log_run(STAGES, {})
+    monkeypatch.delenv("DVC_EXP_NAME")
+    tracking.log_run(STAGES, {})  # as after dvc exp apply: it has a run
+    assert set(runs()) == {stem, "fewer-grams", "again"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "root", "expected"),
+    [(".", None, "."), (".dvc/tmp/exps/tmp1", ".", "."), ("elsewhere", ".", "elsewhere")],
+)
+def test_the_store_is_in_the_project_and_not_in_a_temporary_folder_of_dvc(
+    tmp_path, monkeypatch, folder, root, expected
+):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    if root:
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
+    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path / expected}/mlflow.db"
+
+
+def test_two_experiments_that_end_together_make_one_store(project):
+    Path("mlflow.db").unlink()
+    names = ("one", "two", "three")
+    command = [sys.executable, "-m", "minitrain.tracking"]
+    started = [
+        subprocess.Popen(command, env={**os.environ, "DVC_EXP_NAME": name}, stderr=subprocess.PIPE, text=True)
+        for name in names
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert ([process.returncode for process in started], errors) == ([0] * 3, [""] * 3)
+    assert set(runs()) == set(names)
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------
+
+
+def test_a_training_that_diverges_is_recorded_with_its_curve_and_the_advice_and_once(ready):
+    set_params(ready, DIVERGES)
+    for _ in range(2):
+        message = refused(run_stage(ready, "train"))
+        assert "A lower train.lr may help." in message
+    run = the_run()
+    assert run.info.status == "FAILED"
+    assert f"error: {run.data.tags['mlflow.note.content']}" == message
+    assert [step for step, *_ in points(run, "loss")] == [0]
+    assert [step for step, *_ in points(run, "val_loss")] == [0]
+
+
+def test_a_mistake_in_the_parameters_is_no_run(ready):
+    set_params(ready, {"train.lr": -1.0})
+    assert "train.lr: expected" in refused(run_stage(ready, "train"))
+    assert not Path("mlruns").exists()
 
 
 @pytest.mark.parametrize(
@@ -61,98 +269,44 @@ def test_the_default_store_is_absolute(monkeypatch, tmp_path):
         "postgresql://me:secret@localhost/mlflow",
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(store, monkeypatch, uri):
+def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(project, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError, match=r"^MLflow in the store that MLFLOW_TRACKING_URI names: \w+ \(") as error:
-        log(store, "train")
+        tracking.log_run(["train"], {})
     assert "secret" not in str(error.value)
-
-
-def test_the_command_logs_everything_that_is_on_disk(store, tmp_path):
-    result = run_python(store, "-m", "minitrain.tracking", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/store.db")
-    run, losses = recorded(store)
-    assert (
-        result.returncode,
-        f"runs:/{run.info.run_id} in the store that MLFLOW_TRACKING_URI names" in result.stdout,
-    ) == (0, True), result.stderr
-    assert len(losses) == 24
-    assert tracking.results(store / "plots", STAGES[1:]).items() <= run.data.metrics.items()
-
-
-def test_a_lost_store_is_filled_again_from_the_files_and_only_once(store):
-    line = log(store, "train")
-    assert log(store, "train", "baseline-compare") == line  # a later stage adds to the same run
-    run, losses = recorded(store)
-    manifest = json.loads(next((store / "models").glob("*.manifest.json")).read_text())
-    assert line == f"MLflow: runs:/{run.info.run_id} in {tracking.shown_uri()}"
-    assert run.info.run_name == manifest["model"].removesuffix(".safetensors")
-    assert (run.data.params["train.steps"], run.data.params["model.d_model"]) == ("24", "64")
-    digests = {"model_sha256": manifest["files"][manifest["model"]], "inputs_digest": manifest["inputs_digest"]}
-    assert digests.items() <= run.data.tags.items()
-    rows = csv.DictReader((store / "plots/train/log.csv").read_text().splitlines())
-    assert losses == [(int(row["step"]), float(row["loss"])) for row in rows]
-    assert {"lr", "grad_norm", "val_loss", "best_step"} <= set(run.data.metrics)
-    left = json.loads((store / "plots/baseline-compare/scores.json").read_text())
-    assert run.data.metrics["test_ppl"] == left["test"]["model_ppl"]
-    artifacts = {path.name for path in Path("mlruns").rglob("*") if path.is_file()}
-    assert {"perplexity_vs_n.png", "log.csv", manifest["model"].replace(".safetensors", ".manifest.json")} <= artifacts
-
-
-def test_the_picture_of_the_training_is_logged_with_the_stage_that_draws_it(store, whole):
-    """When the training ends, plots/train may still have the picture of the run before."""
-    log(whole, "train")
-    assert list(Path("mlruns").rglob("loss.png")) == []
-    for content in (b"old", b"new"):
-        (whole / "plots/train/loss.png").write_bytes(content)
-        log(whole, "baseline-compare")
-        (logged,) = Path("mlruns").rglob("loss.png")
-        assert logged.read_bytes() == content
-
-
-def test_results_of_another_experiment_are_replaced_whatever_the_clock_says(store, whole, monkeypatch):
-    """MLflow takes the larger of two values that have the same step and time, and the later of two times."""
-    stage = "baseline-compare"
-    for value, now in ((20.5, 5_000), (30.5, 5_000), (1.5, 5_000), (30.5, 4_000), (1.5, 3_000)):
-        monkeypatch.setattr(tracking, "_now", lambda now=now: now)
-        change_json(whole / "plots" / stage / "metrics.json", lambda m, to=value: m.update(test_ppl=to))
-        log(whole, "train", stage)
-        metrics = recorded(whole)[0].data.metrics
-        assert metrics["test_ppl"] == value
-        assert tracking.results(whole / "plots", [stage]).items() <= metrics.items()
+    assert str(error.value).endswith("then log them with: make log-run")
 
 
 DIES = """
 import os, signal
-from minitrain import tracking
-from minitrain.base import layout
-real = tracking.MlflowClient
+from minitrain import mlflow_store, tracking
+real = mlflow_store.MlflowClient
 def dies(tracking_uri):
-    real(tracking_uri=tracking_uri)
+    real(tracking_uri)
     os.kill(os.getpid(), signal.SIGKILL)
-tracking.MlflowClient = dies
-tracking.log_run(layout.MODELS, layout.PLOTS, ["train"])
+mlflow_store.MlflowClient = dies
+tracking.log_run(["train"], {})
 """
 
 
-def test_a_store_that_was_being_made_when_the_process_died_is_made_again(whole, monkeypatch):
+def test_a_store_that_was_being_made_when_the_process_died_is_made_again(project):
     """MLflow cannot go on from half of its tables, so the store appears whole or not at all."""
-    monkeypatch.chdir(whole)
     Path("mlflow.db").unlink()
-    assert run_python(whole, "-c", DIES).returncode == -signal.SIGKILL
-    assert list(whole.glob("*.db")) == []
-    assert len(list(whole.glob(".mlflow.db.tmp"))) == 1
-    log(whole, "train")
-    assert [path.name for path in whole.glob("*mlflow.db*")] == ["mlflow.db"]
-    assert len(recorded(whole)[1]) == 24
+    assert run_python(project, "-c", DIES).returncode == -signal.SIGKILL
+    assert list(project.glob("*.db")) == []
+    assert len(list(project.glob(".mlflow.db.tmp"))) == 1
+    tracking.log_run(["train"], {})
+    assert [path.name for path in project.glob("*mlflow.db*")] == ["mlflow.db"]
+    assert len(tracking.recorded_run()[1]) == 24
 
 
-def test_a_run_killed_while_it_was_filled_does_not_count(store, monkeypatch):
+def test_a_run_killed_while_it_was_filled_does_not_count(project, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_log", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(tracking, "_curves", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            log(store, "train")
+            tracking.log_run(["train"], {})
     with pytest.raises(UserError, match="expected a run of the model"):
-        recorded(store)
-    log(store, "train")
-    assert len(recorded(store)[1]) == 24
+        tracking.recorded_run()
+    tracking.log_run(["train"], {})
+    assert len(tracking.recorded_run()[1]) == 24

@@ -17,7 +17,7 @@ def test_a_short_run_fails_only_where_24_steps_are_too_few_and_the_gate_ends_wit
     lines = [re.match(r"(ok  |FAIL)  (.*?)  +", line) for line in result.stdout.splitlines()]
     assert [line[2] for line in lines if line] == list(checks.CHECKS)
     assert {line[2] for line in lines if line and line[1] == "FAIL"} == BEATS
-    assert "resumed from step 18 == uninterrupted: equal bytes" in result.stdout
+    assert "resumed at step 18 == uninterrupted: equal bytes" in result.stdout
     assert refused(result).startswith(f"{RED}beats n-grams on val, beats n-grams on test.")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
     assert not (whole / "plots/verify/metrics.json").exists()
@@ -50,7 +50,7 @@ def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkey
         "| bf16 | weights and",
     ):
         assert shown in text
-    assert re.search(r"MLflow: runs:/[0-9a-f]{32} in sqlite:///", result.stdout)
+    assert re.search(r"MLflow: runs:/[0-9a-f]{32} in mlflow.db\n", result.stdout)
 
 
 @pytest.mark.parametrize("content", ["{}", "[]"])

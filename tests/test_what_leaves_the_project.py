@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.tracking import MlflowClient
 
-from minitrain import tracking
+from minitrain import mlflow_store, tracking
 from minitrain.base import UserError
-from minitrain.base.layout import MODELS, PLOTS, STAGES
+from minitrain.base.layout import STAGES
 from proofs.project import tree
 
 SECRET = "s3cret"
@@ -31,7 +31,7 @@ def at(whole, monkeypatch):
 
 
 def log() -> str:
-    return tracking.log_run(MODELS, PLOTS, STAGES[1:])
+    return tracking.log_run(STAGES[1:], {})
 
 
 # --- foreign files -------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ FOREIGN = {
         link("plots/fp16-drift", "mine"),
         "plots/fp16-drift/.*: expected a file, got a link to",
     ),
-    "models that are a link": (link("models", "mine"), r"models/.*\.manifest\.json: expected a file, got a link to"),
+    "models that are a link": (link("models", "mine"), r"models/.*\.safetensors: expected a file, got a link to"),
     "plots that are a link": (link("plots", "mine"), "plots/train/.*: expected a file, got a link to"),
 }
 
@@ -92,7 +92,7 @@ def test_only_files_that_dvc_yaml_names_are_logged(at):
     (artifacts,) = at.glob("mlruns/*/artifacts")
     made = {f"plots/{name}" for name in tree(at / "plots") if not name.endswith((".txt", "lengths.csv"))}
     made -= {"plots/shard-to-batches/counts.json"}
-    assert set(tree(artifacts)) == made | {manifest(at).name}
+    assert set(tree(artifacts)) == made | {f"models/{path.name}" for path in (manifest(at), model_file(at))}
 
 
 # --- a project that is copied or moved ----------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_pa
         assert tree(at, "mlruns", "plots") == before
     assert at.exists() == (how is shutil.copytree)
     monkeypatch.chdir(there)
-    run, _ = tracking.recorded_run(MODELS)
+    run, _ = tracking.recorded_run()
     artifacts = there / "mlruns" / run.info.run_id / "artifacts"
     assert run.info.artifact_uri == artifacts.as_uri()
     assert tree(artifacts, "plots").items() <= tree(there).items()
@@ -120,8 +120,8 @@ def test_a_project_that_is_copied_or_moved_keeps_its_artifacts_inside(at, tmp_pa
 
 def test_an_experiment_that_was_deleted_in_mlflow_is_restored(at):
     line = log()
-    client = MlflowClient(tracking.tracking_uri())
-    client.delete_experiment(client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id)
+    client = MlflowClient(mlflow_store.tracking_uri())
+    client.delete_experiment(client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id)
     assert log() == line
 
 
@@ -146,12 +146,13 @@ def test_no_librarys_message_or_log_shows_the_secret_of_an_address(at, monkeypat
         raise MlflowException(f"no connection to {uri}, host {SECRET}") from OSError(f"{SECRET} not found")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(tracking, "_client", fail)
-    line = tracking.log_or_say_why_not(["train"])
-    assert line.startswith(f"note: MLflow in {tracking.shown_uri()}: ")
-    assert line.endswith("then log them with: make log-run")
-    assert capfd.readouterr() == (line + "\n", "")
-    assert SECRET not in line
+    monkeypatch.setattr(tracking, "open_store", fail)
+    tracking.try_to(tracking.log_run, ["train"], {})
+    printed, errors = capfd.readouterr()
+    assert printed.startswith(f"note: MLflow in {mlflow_store.shown_uri()}: ")
+    assert printed.endswith("then log them with: make log-run\n")
+    assert errors == ""
+    assert SECRET not in printed
 
 
 def test_mlflow_does_not_print_the_address_of_a_run(monkeypatch, capfd):

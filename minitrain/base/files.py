@@ -91,16 +91,17 @@ def remove_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock ``folder``, which is made if need be; UserError while another process holds the lock. However a process
-    ends, the system releases its locks. Who holds the lock may remove the folder as the last thing that it does.
+def exclusive_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Lock ``folder``, which is made if need be; while another process holds the lock, UserError, or wait. However a
+    process ends, the system releases its locks. Who holds the lock may remove the folder as the last thing that it
+    does, where nobody waits.
     """
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"{folder.resolve()}: another run is at work here. Wait until it has ended, or end it, then run again."

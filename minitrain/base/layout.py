@@ -20,13 +20,18 @@ MIDRUN_CHECKPOINT = "evidence/kept.safetensors"  # the state at three quarters o
 PROBE = "evidence/probe.safetensors"  # some sequences and their float64 logits, computed before anything was saved
 
 
-def checkpoints() -> Path:
-    """The folder of the working checkpoints, outside of DVC and git. DVC runs some experiments in a temporary folder
-    below ``.dvc``, and removes it when they are stopped: their checkpoints are in the project itself.
+def project() -> Path:
+    """The project's root. DVC runs some experiments in a temporary folder below ``.dvc``, and removes it: what is to
+    last longer, checkpoints and MLflow's store, belongs here.
     """
-    project = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # DVC sets it, to the project in such an experiment too
-    temporary = Path.cwd().is_relative_to(project / ".dvc/tmp/exps")
-    return (project if temporary else Path()) / "checkpoints"
+    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # DVC sets it, to the project in such an experiment too
+    temporary = Path.cwd().is_relative_to(root / ".dvc/tmp/exps")
+    return root if temporary else Path()
+
+
+def checkpoints() -> Path:
+    """The folder of the working checkpoints, outside of DVC and git."""
+    return project() / "checkpoints"
 
 
 def model_name(sha256: str) -> str:

@@ -46,8 +46,8 @@ def check_corpus(run: Run) -> Outcome:
     made = generate.shard_files(generate.make_rows(generate.read_verbs(layout.VERBS)))
     different = compare.different_files(folder, made)
     correct = len(run.corpus.correct_rows)
-    content = f"{len(rows)} rows, {correct} of them correct and {len(rows) - correct} wrong on purpose"
-    return f"shards == made from verbs.yaml ({content})", _different(different, "equal"), not different
+    promise = f"{correct} rows, and {len(rows) - correct} wrong on purpose == made from verbs.yaml"
+    return promise, _different(different, "equal"), not different
 
 
 def check_dataset(run: Run) -> Outcome:
@@ -87,7 +87,7 @@ def check_model_files(run: Run) -> Outcome:
     claimed, scored = perplexity(run.state.best.loss), perplexity(token_nll(run.exported.model(), val_set))
     if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else compare.TOLERANCE):
         got, passed = f"{got}; val perplexity {scored:.6g} instead of {claimed:.6g}", False
-    return f"{promise}, and as good as it says", got, passed
+    return f"{promise}, as good as they say", got, passed
 
 
 def check_manifest(run: Run) -> Outcome:
@@ -107,7 +107,7 @@ def check_fp64(run: Run) -> Outcome:
 
 
 def check_resumed_run(run: Run) -> Outcome:
-    promise = f"resumed from step {run.roundtrip['kept_step']} == uninterrupted"
+    promise = f"resumed at step {run.roundtrip['kept_step']} == uninterrupted"
     return _same_bits(promise, run.roundtrip["resumed_run_ends_in_same_state"])
 
 
@@ -142,14 +142,14 @@ def check_log(run: Run) -> Outcome:
         "dropout seed": increment == expected_increment,  # of a PCG64: the seed sets it, and no draw changes it
     }
     wrong = [name for name, is_same in same.items() if not is_same]
-    return f"{n_steps} steps, each once, as in params.yaml", f"{len(steps)}, {_different(wrong, 'equal')}", not wrong
+    return f"{n_steps} steps, as in params.yaml", f"{len(steps)}, {_different(wrong, 'equal')}", not wrong
 
 
 def check_first_step(run: Run) -> Outcome:
     expected, (low, high) = math.log(run.params.model.vocab_size), checks.FIRST_GRAD_NORM
     _, loss, _, norm = next(iter(run.log_rows), (0, math.nan, math.nan, math.nan))
     passed = abs(loss - expected) <= checks.FIRST_LOSS_TOLERANCE and low <= norm <= high
-    wanted = f"first loss {expected:.2f} +- {checks.FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
+    wanted = f"loss {expected:.2f} +- {checks.FIRST_LOSS_TOLERANCE}, gradient norm in [{low}, {high}]"
     return wanted, f"{loss:.3f}, {norm:.3f}", passed
 
 
@@ -169,18 +169,17 @@ def check_no_pickle(run: Run) -> Outcome:
 def check_arithmetic(run: Run) -> Outcome:
     if not run.bits_promised:
         return "native: equal bits are not promised", f"NumPy {version('numpy')}", True
-    got = arithmetic.known_answer()
-    return f"exact: known answer {arithmetic.KNOWN_ANSWER}", got, got == arithmetic.KNOWN_ANSWER
+    same = (got := arithmetic.known_answer()) == arithmetic.KNOWN_ANSWER
+    return f"exact: known answer {arithmetic.KNOWN_ANSWER}", "equal" if same else got, same
 
 
 def check_tracking(run: Run) -> Outcome:
-    recorded, losses = tracking.recorded_run(layout.MODELS)
-    results = tracking.results(layout.PLOTS, layout.STAGES[1:])
-    name, logged = run.exported.path.stem, [(step, loss) for step, loss, *_ in run.log_rows]
-    expected = {"name": name, "losses": logged, **results}
-    got = {**recorded.data.metrics, "name": recorded.info.run_name, "losses": losses}
+    recorded, losses = tracking.recorded_run()
+    results = tracking.results(layout.STAGES[1:])
+    logged = [(step, loss) for step, loss, *_ in run.log_rows]
+    expected, got = {"losses": logged, **results}, {"losses": losses, **recorded.data.metrics}
     wrong = [key for key, value in expected.items() if got.get(key) != value]
-    promise = f"one run {name} with {len(logged)} losses, {len(results)} results"
+    promise = f"a run of this model with {len(logged)} losses, {len(results)} results"
     return promise, _different(wrong, "equal"), not wrong
 
 
@@ -196,7 +195,7 @@ def _same_bits(promise: str, same: bool | None) -> Outcome:
 
 
 def _different(names: list[str], otherwise: str) -> str:
-    return f"different: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else otherwise
+    return f"different: {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}" if names else otherwise
 
 
 CHECKS: dict[str, Callable[[Run], Outcome]] = {

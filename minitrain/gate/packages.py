@@ -1,5 +1,8 @@
-"""Installed packages against the locked ones: a note, since arithmetic is exact. A changed byte shows in the checks."""
+"""What runs here, and installed packages against the locked ones: a note, since arithmetic is exact. A changed byte
+shows in the checks.
+"""
 
+import platform
 from importlib.metadata import distributions
 
 from packaging.requirements import Requirement
@@ -16,9 +19,10 @@ def locked(environment: dict[str, str] | None = None) -> list[Requirement]:
 
 
 def note() -> str:
-    """Which packages are not as locked, for people."""
+    """Python, machine, and which packages are not as locked, for people."""
     here = {canonicalize_name(package.name): package.version for package in distributions()}
     pins = {package.name: str(package.specifier) for package in locked()}
     got = {name: here.get(canonicalize_name(name), "nothing") for name in pins}
     other = [f"{name} {got[name]} instead of {pin}" for name, pin in pins.items() if pin != f"=={got[name]}"]
-    return f"note: other packages than locked: {', '.join(other)}" if other else f"{len(pins)} packages as locked"
+    found = f"other packages than locked: {', '.join(other)}" if other else f"{len(pins)} packages as locked"
+    return f"Python {platform.python_version()}, {platform.system()}, {platform.machine()}; {found}"

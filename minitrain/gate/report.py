@@ -24,6 +24,12 @@ def terminal_line(result: CheckResult, colored: bool) -> str:
     return f"{mark}  {result.name:{INDENT - 6}}" + f"\n{'':{INDENT}}".join(lines)
 
 
+def said(result: CheckResult, colored: bool) -> CheckResult:
+    """The result, once it is printed."""
+    print(terminal_line(result, colored))
+    return result
+
+
 def page(results: Sequence[CheckResult], red: str) -> bytes:
     """The report, Markdown, with as much of the results in it as can be read; ``red`` says what is, if anything.
 

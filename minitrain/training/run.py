@@ -3,13 +3,14 @@
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, formats, layout
 from minitrain.dataset.read import Dataset
 from minitrain.loop import CheckpointDue, Evaluation, Step, train
 from minitrain.params import ModelConfig, TrainConfig
@@ -18,28 +19,43 @@ from minitrain.training import checkpoint
 from minitrain.training.state import TrainState
 
 
-def run(state: TrainState, dataset: Dataset, model_config: ModelConfig, config: TrainConfig, folder: Path) -> None:
+def run(
+    state: TrainState,
+    dataset: Dataset,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    folder: Path,
+    times: dict[int, float],
+) -> None:
     """Train to the end, saving working checkpoints into ``folder``; Ctrl-C or SIGTERM saves one more and exits.
 
-    Raises UserError when the training cannot go on.
+    ``times`` gets an entry at the start and after each step: when so many steps had been taken, in seconds since the
+    epoch. It is for people to see, and must not reach any output. Raises UserError when the training cannot go on.
     """
-    val_loss = state.log.evaluations[-1][1] if state.log.evaluations else math.nan
+    times[state.step] = time.time()
+    val_ppl = perplexity(state.log.evaluations[-1][1]) if state.log.evaluations else math.nan
+    beside = best_ngram()
+    tokens_per_step = config.batch_size * float((dataset.stores["train"].lengths - 1).mean())
     # disable=None: no bar where stderr is no terminal.
     bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None)
     with bar, stop_signals() as received:
         try:
             for event in train(state, dataset.stores["train"], dataset.stores["val"], model_config, config):
                 match event:
-                    case Step(loss=loss):
+                    case Step(step=step, loss=loss):
+                        times[step + 1] = time.time()
                         bar.update()
-                        bar.set_postfix(loss=f"{loss:.3f}", val=f"{val_loss:.3f}", refresh=False)
+                        tokens = tokens_per_step * (bar.format_dict["rate"] or 0)  # a second, lately
+                        shown = f"loss {loss:.3f}, val ppl {val_ppl:.4f}{beside}, {tokens:,.0f} tokens/s"
+                        bar.set_postfix_str(shown, refresh=False)
                         if received:
                             checkpoint.save_working(folder, state, config)
                             break
                     case Evaluation(step=step, loss=val_loss, is_best=is_best):
+                        val_ppl = perplexity(val_loss)
                         if bar.disable and (step % (10 * config.eval_every) == 0 or step == config.steps):
                             best = ", the best so far" if is_best else ""
-                            print(f"step {step}: val loss {val_loss:.4f}, perplexity {perplexity(val_loss):.4f}{best}")
+                            print(f"step {step}: val perplexity {val_ppl:.4f}{beside}{best}")
                     case CheckpointDue():
                         checkpoint.save_working(folder, state, config)
         except UserError as error:
@@ -52,6 +68,12 @@ def run(state: TrainState, dataset: Dataset, model_config: ModelConfig, config: 
             file=sys.stderr,
         )
         sys.exit(128 + received[0])
+
+
+def best_ngram() -> str:
+    """The perplexity of the best n-gram, in words, if an earlier run compared. Only to be shown beside the model's."""
+    scores = layout.PLOTS / "baseline-compare" / "scores.json"
+    return f" (n-grams {formats.read_json(scores)['val']['best_baseline_ppl']:.4f})" if scores.exists() else ""
 
 
 @contextmanager

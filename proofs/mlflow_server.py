@@ -1,0 +1,173 @@
+"""A real ``mlflow server`` on loopback: when it is up, a run of the pipeline can be read from it, equal to the files on
+disk; when it is down, the training ends all the same, and says which command logs it later. And a real queue of DVC's:
+experiments that train two at a time all have their run in the project's own store.
+
+Negative controls: a result, a log and a table on disk that are not those in MLflow are noticed.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow.tracking import MlflowClient
+
+from minitrain import mlflow_store
+from minitrain.base import UserError, layout, process
+from proofs.project import DVC, SHORT, copy_project, must_run, set_params, tree
+
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+
+SECONDS = 120  # to wait for a server to start, or for a queue to end
+MODULES = [f"stages.{stage.replace('-', '_')}" for stage in layout.STAGES]
+# What queued experiments change. The last one trains nothing anew, and so has the model of the commit.
+QUEUED = {"low": "train.lr=0.002", "lower": "train.lr=0.001", "other-n-grams": "ngram.alpha=0.02"}
+# A file, and what is changed there, unknown to MLflow.
+CONTROLS = {
+    "plots/baseline-compare/metrics.json": ('"test_ppl": ', '"test_ppl": 1'),
+    "plots/train/log.csv": ("\n7,", "\n7,1"),
+    "plots/fp16-drift/relative_l2.csv": ("depth", "height"),
+}
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    """Ask again and again; UserError when it takes too long."""
+    end = time.monotonic() + SECONDS
+    while not happened():
+        if time.monotonic() > end:
+            raise UserError(f"expected within {SECONDS} seconds: {what}")
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    """A server that keeps everything in ``folder``, for as long as the context lasts."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
+    with (folder / "server.log").open("w") as log:
+        started = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+    def is_up() -> bool:
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health").status == 200
+        return False
+
+    try:
+        wait_until(is_up, f"a server that is up; {folder}/server.log")
+        yield
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait()
+
+
+def finished_runs(uri: str) -> dict[str, Any]:
+    """The finished runs in a store, by name."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(mlflow_store.EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'") if experiment else []
+    return {run.info.run_name: run for run in runs}
+
+
+def compare(project: Path, uri: str) -> int:
+    """Compare the run of the project's model with what is on disk; how many files. UserError names what differs."""
+    (manifest,) = project.glob("models/*.manifest.json")
+    run = finished_runs(uri).get(manifest.name.removesuffix(".manifest.json"))
+    if run is None:
+        raise UserError("different: there is no run of the model")
+    client, wrong = MlflowClient(uri), []
+    for path in project.glob("plots/*/metrics.json"):
+        wrong += [key for key, value in json.loads(path.read_text()).items() if run.data.metrics.get(key) != value]
+    with (project / "plots/train/log.csv").open() as table:
+        losses = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(table)]
+    history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "loss"))
+    wrong += ["loss"] if history != losses else []
+    with tempfile.TemporaryDirectory() as folder:
+        client.download_artifacts(run.info.run_id, "", folder)
+        logged = tree(Path(folder))
+    wrong += [name for name, data in logged.items() if (project / name).read_bytes() != data]
+    wrong += [name for name in CONTROLS if name not in logged]
+    if wrong:
+        raise UserError(f"different in MLflow and on disk: {', '.join(wrong)}")
+    return len(logged)
+
+
+def is_noticed(project: Path, uri: str, name: str) -> bool:
+    """Whether a file that was changed on disk since it was logged is noticed. Afterwards it is as before."""
+    path = project / name
+    before, (old, new) = path.read_text(), CONTROLS[name]
+    path.write_text(before.replace(old, new, 1))
+    try:
+        compare(project, uri)
+    except UserError:
+        return True
+    finally:
+        path.write_text(before)
+    return False
+
+
+def up_and_down(folder: Path) -> None:
+    """Run the stages with the server up; train another model with the server down; log it with the server up again."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    project, uri = copy_project(folder / "project", SHORT), f"http://127.0.0.1:{port}"
+    with server(folder, port):
+        for module in MODULES:
+            must_run(project, sys.executable, "-m", module, MLFLOW_TRACKING_URI=uri)
+        log_run = (sys.executable, "-m", "minitrain.tracking")  # make log-run
+        must_run(project, *log_run, MLFLOW_TRACKING_URI=uri)
+        print(f"server up: curves, results and {compare(project, uri)} files, as on disk", flush=True)
+        if missed := [name for name in CONTROLS if not is_noticed(project, uri, name)]:
+            raise UserError(f"the proof does not hold: not noticed: {', '.join(missed)}")
+        print(f"negative controls: noticed: {', '.join(CONTROLS)}", flush=True)
+    must_run(project, "rm", "-r", "models")  # as DVC does
+    set_params(project, {"train.lr": 0.002})
+    for module in MODULES[1:]:
+        printed = must_run(project, sys.executable, "-m", module, MLFLOW_TRACKING_URI=uri)
+        if module == "stages.train" and "make log-run" not in printed:
+            raise UserError(f"server down: expected the command that logs the run, got:\n{printed}")
+    with server(folder, port):
+        if len(finished_runs(uri)) != 1:
+            raise UserError("server down: expected no run of that time")
+        must_run(project, *log_run, MLFLOW_TRACKING_URI=uri)
+        compare(project, uri)
+    print("server down: the training ends well and names make log-run, which then logs it", flush=True)
+
+
+def queue(project: Path) -> None:
+    """Queue some experiments, run them two at a time, and look for their runs."""
+    copy_project(project, SHORT)
+    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")
+    must_run(project, "git", "init", "-q")
+    must_run(project, *DVC, "init", "-q")
+    must_run(project, "git", "add", "-A")
+    must_run(project, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x")
+    for name, change in QUEUED.items():
+        must_run(project, *DVC, "exp", "run", "--queue", "--name", name, "--set-param", change)
+    must_run(project, *DVC, "queue", "start", "--jobs", "2")
+    status = (*DVC, "queue", "status")
+    wait_until(lambda: must_run(project, *status).count("Success") == len(QUEUED), "three experiments that succeed")
+    wait_until(lambda: "0 active, 0 idle" in must_run(project, *status), "a queue whose workers have ended")
+    found = {name: run.data.tags["changed"] for name, run in finished_runs(f"sqlite:///{project}/mlflow.db").items()}
+    if found != QUEUED:
+        raise UserError(f"expected the runs {QUEUED}, found {found}")
+    print(f"a queue, two at a time: {len(found)} runs in the project's store, by name, with what was changed")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        queue(Path(temporary).resolve() / "queue")
+        up_and_down(Path(temporary).resolve())
+
+
+if __name__ == "__main__":
+    process.run_command(main)
