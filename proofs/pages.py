@@ -112,7 +112,7 @@ def terminal() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         page = Path(temporary) / "terminal.html"
         page.write_text(console.export_html(theme=MONOKAI, inline_styles=True))
-        browse(page, "--hide-scrollbars", "--window-size=800,790", f"--screenshot={SCREENS / 'terminal.png'}")
+        browse(page, "--hide-scrollbars", "--window-size=800,690", f"--screenshot={SCREENS / 'terminal.png'}")
 
 
 def main() -> None:

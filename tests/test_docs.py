@@ -7,7 +7,9 @@ import pytest
 import yaml
 from closure import imported_modules
 
-from minitrain.base import layout
+from minitrain.base import formats, layout
+from minitrain.gate import checks
+from minitrain.params import read_params
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "data/README.md"]
@@ -89,6 +91,22 @@ def test_each_stage_leaves_what_the_picture_says():
             assert any(path.is_relative_to(place) for place in shown), f"{stage} leaves {path}"
         for place in shown:
             assert any(path.is_relative_to(place) for path in paths), f"{stage} leaves nothing in {place}"
+
+
+# --- the README's figures -------------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_readme_are_those_of_the_files():
+    of_test = formats.read_json(Path("plots/baseline-compare/scores.json"))["test"]
+    counts = formats.read_json(Path("plots/shard-to-batches/counts.json"))
+    text = " ".join(Path("README.md").read_text().split())
+    for figure in (
+        f"small GPT ({checks.LOCKED_PARAMETERS:,} parameters)",
+        f"{read_params().train.steps:,} steps of AdamW on {counts['train']['sequences']} sequences",
+        f"perplexity {of_test['model_ppl']:.4f} on test, {of_test['ratio_to_best_baseline']:.3f} of the best n-gram's",
+        f"the gate's {len(checks.CHECKS)} checks",
+    ):
+        assert figure in text
 
 
 # --- what the documents name ---------------------------------------------------------------------------
