@@ -1,28 +1,30 @@
 # Everything sets up what it needs by itself: Python 3.11 or newer, git and make are enough to begin with.
 #
-#   make repro   run the pipeline to the gate        make check   formatter, linter, type checker
-#   make test    run the tests                       make seeds   ten seeds: is the result luck?
-#   make report  one page with all plots, for the browser; it needs no network
-#   make ui      look at the runs in MLflow          make clean   forget the environment and what runs left
-#   make bench   speed against PyTorch and JAX       make profile where the time of a training step goes
-#   make lessons ten classic bugs: what each does to the training (docs/course/bugs.md), some minutes
-#   make log-run log what is on disk into MLflow: every run of the gate does that too
-#   make check-all all of it, and all proofs below: three hours
-#   make audit   is what is here what a clean clone of the commit makes, in an environment of its own?
-#   make explain break every line of the loop: which test goes red, what does one see? an hour
-#   make lock    the lock files anew, after a change of the dependencies in pyproject.toml
-#   make page    the page around the plots anew, after a change of page/; make screens: its pictures in docs/screens
+#   make repro          run the pipeline to the gate: a minute and a half
+#   make test           run the tests: some minutes; make check: formatter, linter, type checker, pages that are stale
+#   make report         one page with all plots, for the browser; it needs no network
+#   make ui             look at the runs in MLflow; make log-run: log what is on disk, as every run of the gate does
+#   make audit          is what is here what a clean clone of the commit makes, in an environment of its own?
+#   make clean          forget the environment and what runs left
+#
+#   make seeds          ten seeds: is the result luck?
+#   make bench          speed against PyTorch and JAX; make profile: where the time of a training step goes
+#   make explain        break every line of the loop: which test goes red, what does one see? an hour
+#   make lessons        ten classic bugs: what each does to the training (docs/course/bugs.md), some minutes
+#   make repeat DIR=..  is another DVC project reproducible? (docs/your-project.md) sixteen runs of it
 #
 # The proofs of docs/reproducibility.md; what they need beside Python is said there:
 #
 #   make prove-cpus     other machines, in short: 3 minutes     make prove-damage   damaged files: 3 minutes
 #   make prove-lock     arm64, all of it: an hour or two        make prove-faults   a disk that fails: 4 minutes
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
+#   make prove-pages    all plots drawn without a network       make prove-mlflow   a real server, a real queue
+#   make prove-library  what pip installs; the weights in PyTorch
 #   make prove-planted  flaws planted in a DVC project: 4 minutes
-#   make prove-pages    all plots drawn without a network: a minute
-#   make prove-mlflow   a real server and a real queue: 3 minutes
+#   make check-all      all of it but prove-lock: three hours
 #
-# Of any DVC project, here of this one, half an hour:  make repeat  make repeat DIR=../another
+# For those who change it: make format; make hooks; make lock (the lock files anew, after a change of pyproject.toml);
+# make page (the page around the plots, after a change of page/); make screens (its pictures in docs/screens)
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -34,7 +36,7 @@ unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 .PHONY: help repro report page audit test check explain check-all qemu seeds bench profile lessons ui log-run lock
 .PHONY: hooks format clean screens chromium
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages prove-mlflow
-.PHONY: repeat
+.PHONY: prove-library repeat
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -108,7 +110,7 @@ screens: .venv/run chromium
 # Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing; prove-lock takes an hour
 # more and is left out.
 check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-mlflow \
-  prove-audit prove-kills bench
+  prove-library prove-audit prove-kills bench
 
 prove-pages: chromium
 chromium:
@@ -119,6 +121,12 @@ qemu:
 
 prove-lock: .venv/run
 	python -m proofs.cpus --all .prove-lock
+
+prove-library: .venv/run .venv-bench/run
+	dvc repro baseline-compare
+	.venv-bench/bin/python examples/load_in_pytorch.py
+	folder=$$(mktemp -d) && python -m venv $$folder/venv && $$folder/venv/bin/python -m pip install -qq . \
+	  && cd $$folder && venv/bin/python $(CURDIR)/examples/train_in_30_lines.py && rm -r $$folder
 
 ui: .venv/run
 	@test -e mlflow.db || { echo "error: no run yet. Make one: make repro" >&2; exit 1; }
@@ -132,7 +140,7 @@ log-run: .venv/run
 # What is locked already keeps its version. For newer ones: make lock LOCK_OPTIONS=--upgrade
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: .venv/dev
-	$(COMPILE) $(LOCK_OPTIONS) pyproject.toml -o requirements.lock
+	$(COMPILE) $(LOCK_OPTIONS) --extra pipeline pyproject.toml -o requirements.lock
 	$(COMPILE) $(LOCK_OPTIONS) --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) $(LOCK_OPTIONS) --group bench -c requirements.lock -o requirements-bench.lock
 

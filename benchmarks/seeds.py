@@ -46,7 +46,7 @@ def run_seed(params: Params, corpus: Corpus, seed: int) -> dict[str, float]:
     state = initial_state(params.model, settings)
     for _ in train(state, dataset.stores["train"], dataset.stores["val"], params.model, settings):
         pass  # the state is all that is wanted
-    exported = ExportedModel(Path(), {}, params.model, state.best.weights)  # in memory alone
+    exported = ExportedModel(Path(), {}, params.model, dataset.tokenizer, state.best.weights)  # in memory alone
     metrics = baselines.measure(params.ngram, dataset, exported)
     scores = {f"{split} {name}": of[key] for split, of in metrics.items() for name, key in COLUMNS.items()}
     return {"best step": state.best.step, **scores}

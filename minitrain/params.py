@@ -8,7 +8,7 @@ its line.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -57,6 +57,16 @@ class ModelConfig:
     # exact: the same bits on every machine. native: NumPy's own products and functions, faster, bits as they come.
     arithmetic: Literal["exact", "native"] = "exact"
 
+    @field_validator("n_heads")  # not a rule of Params: who uses the library has no params.yaml
+    @classmethod
+    def _heads_of_pairs(cls, n_heads: int, info: ValidationInfo) -> int:
+        d_model = info.data.get("d_model", 0)  # not there: it is wrong itself
+        if d_model % (2 * n_heads) != 0:
+            raise ValueError(
+                f"expected a divisor of d_model / 2 = {d_model / 2:g} (each head rotates pairs), got {n_heads}"
+            )
+        return n_heads
+
 
 @dataclass(frozen=True, config=CONFIG)
 class TrainConfig:
@@ -103,7 +113,7 @@ class Params:
     ngram: NgramConfig
 
     def __post_init__(self) -> None:
-        data, split, model, train = self.data, self.split, self.model, self.train
+        data, split, train = self.data, self.split, self.train
         rules = (
             (_is_inside(data.shards), f"data.shards: expected a path inside the project, got {data.shards!r}"),
             (_is_inside(data.manifest), f"data.manifest: expected a path inside the project, got {data.manifest!r}"),
@@ -111,11 +121,6 @@ class Params:
                 split.val_fraction + split.test_fraction < 1,
                 f"split.val_fraction: expected less than 1 together with test_fraction, so that something is left to "
                 f"train on, got {split.val_fraction} + {split.test_fraction}",
-            ),
-            (
-                model.d_model % (2 * model.n_heads) == 0,
-                f"model.d_model: expected a multiple of 2 * n_heads = {2 * model.n_heads} (each head rotates pairs), "
-                f"got {model.d_model}",
             ),
             (
                 train.microshards <= train.batch_size,

@@ -117,7 +117,9 @@ def targets() -> dict[Path, Callable[[], object]]:
         (layout.BATCHES / name for name in ("train.safetensors", "val.safetensors", "tokenizer.json", SUMMARY.name)),
         lambda: read_dataset(layout.BATCHES, params.model),
     )
-    loaders |= dict.fromkeys((model, manifest), lambda: export.read_model(layout.MODELS, params.model))
+    loaders |= dict.fromkeys(
+        (model, manifest, layout.MODELS / layout.TOKENIZER), lambda: export.read_model(layout.MODELS, params.model)
+    )
     loaders[state] = lambda: load_state(state, export.read_manifest(layout.MODELS)["files"][state.name])
     loaders[midrun] = lambda: load_state(midrun)  # as a working checkpoint: it has no manifest, only its own digest
     return loaders

@@ -34,7 +34,9 @@ def main() -> None:
 
         midrun = files.read_bytes(folder / checkpoint.MIDRUN)
         probe = export.probe(state, params.model, dataset.stores["val"])
-        files.write_all(layout.MODELS, export.model_files(state, params.model, inputs, midrun, probe))
+        evidence = {layout.MIDRUN_CHECKPOINT: midrun, layout.PROBE: probe}
+        exported = export.model_files(state, params.model, dataset.tokenizer, inputs, evidence)
+        files.write_all(layout.MODELS, exported)
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
         print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
         tracking.try_to(tracking.log_run, ["train"], times)

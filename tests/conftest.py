@@ -29,6 +29,9 @@ from proofs.project import DVC, SHORT, copy_project, must_run
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test logs into the store of whoever runs it
 
+# What the library and a loader of the weights do without.
+OF_THE_PIPELINE = ("dvc", "matplotlib", "mlflow", "packaging", "tqdm", "yaml")
+
 TINY_MODEL = ModelConfig(vocab_size=16, d_model=8, n_heads=2, n_layers=2, d_ff=12, context=9)
 TINY_TRAIN = TrainConfig(
     seed=3,
@@ -125,6 +128,13 @@ def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.
     """Run ``python -W error ARGUMENTS`` in a process of its own, for what only a whole process can show."""
     command, env = [sys.executable, "-W", "error", *arguments], {**os.environ, **environment}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def run_without(packages: tuple[str, ...], script: Path, folder: Path, hook: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in ``folder``, as if ``packages`` were not installed."""
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(f"import sys; sys.modules.update(dict.fromkeys({packages}))")
+    return run_python(folder, str(script), PYTHONPATH=f"{hook}{os.pathsep}{ROOT}")
 
 
 def init_git_and_dvc(project: Path) -> None:

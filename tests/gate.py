@@ -74,7 +74,8 @@ def export_again() -> None:
     midrun = (layout.MODELS / layout.MIDRUN_CHECKPOINT).read_bytes()
     inputs = run_inputs(params.model, params.train, dataset)
     probe = export.probe(state, params.model, dataset.stores["val"])
-    exported = export.model_files(state, params.model, inputs, midrun, probe)
+    evidence = {layout.MIDRUN_CHECKPOINT: midrun, layout.PROBE: probe}
+    exported = export.model_files(state, params.model, dataset.tokenizer, inputs, evidence)
     for path in layout.MODELS.glob("minigpt-*"):
         path.unlink()
     files.write_all(layout.MODELS, exported)

@@ -77,16 +77,22 @@ BAD_FILES = {
         ),
         "no model": (lambda p: model_file(p).unlink(), "cannot be read"),
         "a model without its manifest": (
-            lambda p: next((p / "models").glob("*.json")).unlink(),
+            lambda p: next((p / "models").glob("*.manifest.json")).unlink(),
             "expected one model with its manifest, found 0",
         ),
         "a model of another config": (
             lambda p: edit(p / "params.yaml", {"d_ff: 256": "d_ff: 128"}),
             "expected the config of params.yaml",
         ),
+        "another tokenizer": (
+            lambda p: edit(p / "models/tokenizer.json", {"<unk>": "<nil>"}),
+            "models/tokenizer.json: expected the sha256",
+        ),
         "a model of another schema": (
-            lambda p: edit(next((p / "models").glob("*.json")), {'"schema_version": 2': '"schema_version": 9'}),
-            "key 'schema_version': expected 2",
+            lambda p: edit(
+                next((p / "models").glob("*.manifest.json")), {'"schema_version": 3': '"schema_version": 9'}
+            ),
+            "key 'schema_version': expected 3",
         ),
     },
 }

@@ -96,7 +96,8 @@ def test_every_entry_of_a_lock_file_has_its_hashes_and_no_address(root):
 
 def test_each_lock_file_has_what_pyproject_asks_for_and_a_run_needs_no_test_tool(root):
     project = tomllib.loads((root / "pyproject.toml").read_text())
-    groups = {"requirements.lock": project["project"]["dependencies"]}
+    of_pipeline = project["project"]["optional-dependencies"]["pipeline"]
+    groups = {"requirements.lock": project["project"]["dependencies"] + of_pipeline}
     groups |= {f"requirements-{name}.lock": asked for name, asked in project["dependency-groups"].items()}
     locked = {name: set(re.findall(r"^([\w.-]+)==", (root / name).read_text(), flags=re.MULTILINE)) for name in groups}
     for name, asked in groups.items():

@@ -22,7 +22,7 @@ def test_a_run_leaves_the_files_of_the_contract(ran):
     (stem,) = {name.removesuffix(".manifest.json") for name in models if name.endswith(".manifest.json")}
     assert models == {
         *(f"{stem}.safetensors", f"{stem}.manifest.json", f"{stem}.state.safetensors"),
-        *("evidence/kept.safetensors", "evidence/probe.safetensors"),
+        *("tokenizer.json", "evidence/kept.safetensors", "evidence/probe.safetensors"),
     }
     assert stem == f"minigpt-phase18-{files.sha256_file(ran / 'models' / f'{stem}.safetensors')[:12]}"
     assert set(tree(ran / "data/batches")) == {

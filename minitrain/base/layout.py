@@ -15,6 +15,7 @@ VERBS = Path("data/verbs.yaml")
 
 # Phase 18 of the curriculum that this project follows is its training loop; the prefix is part of the contract.
 MODEL_PREFIX = "minigpt-phase18-"
+TOKENIZER = "tokenizer.json"  # in data/batches/, and beside the model
 # What the round-trip stage needs to check the promises of the model, below models/:
 MIDRUN_CHECKPOINT = "evidence/kept.safetensors"  # the state at three quarters of the run
 PROBE = "evidence/probe.safetensors"  # some sequences and their float64 logits, computed before anything was saved

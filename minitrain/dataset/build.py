@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from minitrain.base import UserError, files, formats, tensors
+from minitrain.base import UserError, files, formats, layout, tensors
 from minitrain.corpus.rows import Row
 from minitrain.corpus.shards import Corpus
 from minitrain.dataset.split import split_cells
@@ -40,7 +40,7 @@ def build_dataset(
             "unknown_characters": unknown,
         }
     content = {
-        "tokenizer.json": formats.json_bytes(tokenizer.to_json()),
+        layout.TOKENIZER: formats.json_bytes(tokenizer.to_json()),
         "cells.json": encode_cells(sorted(rows, key=lambda row: row.cell), split_of),
         **{f"{split}.safetensors": tensors.encode_tensors(vars(store)) for split, store in stores.items()},
     }

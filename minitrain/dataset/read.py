@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minitrain.base import UserError, files, formats, tensors
+from minitrain.base import UserError, files, formats, layout, tensors
 from minitrain.dataset.stores import SPLITS, STORE_SPECS, TokenStore
 from minitrain.dataset.tokenizer import Tokenizer
 from minitrain.params import ModelConfig
@@ -27,7 +27,7 @@ def read_dataset(folder: Path, config: ModelConfig) -> Dataset:
     try:
         digests: dict[str, str] = dict(summary["files"])
         data_manifest_sha256 = str(summary["data_manifest_sha256"])
-        tokenizer = Tokenizer.from_json(formats.read_json(folder / "tokenizer.json", digests["tokenizer.json"]))
+        tokenizer = Tokenizer.from_json(formats.read_json(folder / layout.TOKENIZER, digests[layout.TOKENIZER]))
         table = formats.read_json(folder / "cells.json", digests["cells.json"])
         cells = [dict(zip(table["columns"], row, strict=True)) for row in table["cells"]]
         stores = {

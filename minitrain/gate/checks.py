@@ -82,7 +82,8 @@ def check_model_files(run: Run) -> Outcome:
         probe = export.probe(run.state, run.params.model, val_set)
     else:  # it is computed, in float64, and may differ here
         probe = files.read_bytes(layout.MODELS / layout.PROBE)
-    expected = export.model_files(run.state, run.params.model, inputs, midrun, probe)
+    evidence = {layout.MIDRUN_CHECKPOINT: midrun, layout.PROBE: probe}
+    expected = export.model_files(run.state, run.params.model, run.dataset.tokenizer, inputs, evidence)
     promise, got, passed = _same_files("models == exported again from the state", layout.MODELS, expected)
     claimed, scored = perplexity(run.state.best.loss), perplexity(token_nll(run.exported.model(), val_set))
     if not math.isclose(scored, claimed, rel_tol=ROUNDING if run.bits_promised else compare.TOLERANCE):

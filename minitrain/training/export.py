@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from minitrain.base import UserError, files, formats, layout, tensors
 from minitrain.dataset import batches, stores
+from minitrain.dataset.tokenizer import Tokenizer
 from minitrain.minitorch.tape import Tape
 from minitrain.model import MiniGPT
 from minitrain.params import ModelConfig
@@ -20,11 +22,13 @@ PROBE_SEQUENCES = 8
 
 
 def model_files(
-    state: TrainState, model_config: ModelConfig, inputs: Mapping[str, Any], midrun: bytes, probe: bytes
+    state: TrainState,
+    model_config: ModelConfig,
+    tokenizer: Tokenizer,
+    inputs: Mapping[str, Any],
+    evidence: Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """The files of ``models/`` by name, the manifest last. ``midrun`` is the checkpoint at three quarters; of ``probe``
-    see there.
-    """
+    """The files of ``models/`` by name, the manifest last. ``evidence``: the files below ``models/evidence/``."""
     model = MiniGPT(model_config)
     weights = tensors.encode_tensors(model.views(state.best.weights))
     name = Path(layout.model_name(files.sha256(weights)))
@@ -32,8 +36,8 @@ def model_files(
     content = {
         name.name: weights,
         layout.state_path(name).name: tensors.encode_tensors(arrays),
-        layout.MIDRUN_CHECKPOINT: midrun,
-        layout.PROBE: probe,
+        layout.TOKENIZER: formats.json_bytes(tokenizer.to_json()),
+        **evidence,
     }
     best = {"best_step": state.best.step, "val_loss": state.best.loss, "val_perplexity": perplexity(state.best.loss)}
     complete = {
@@ -71,11 +75,12 @@ def training_tables(state: TrainState) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What is in ``models/``: the model's file, its manifest, and its weights as one flat vector."""
+    """What is in ``models/``: the model's file, its manifest and tokenizer, its weights as one flat vector."""
 
     path: Path
     manifest: dict[str, Any]
     config: ModelConfig
+    tokenizer: Tokenizer
     weights: np.ndarray  # flat, float32
 
     def model(self, dtype: np.typing.DTypeLike = np.float32) -> MiniGPT:
@@ -87,8 +92,10 @@ class ExportedModel:
         return str(self.manifest["files"].get(path.relative_to(self.path.parent).as_posix()))
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the one model in ``models/``; UserError when it is missing or of another schema."""
+def read_manifest(folder: Path, types: Mapping[str, type] = manifest.TYPES) -> dict[str, Any]:
+    """The manifest of the one model in ``models/``; UserError when it is missing or of another schema, or has not what
+    ``types`` names.
+    """
     found = sorted(folder.glob(f"{layout.MODEL_PREFIX}*.manifest.json"))
     if len(found) != 1:
         raise UserError(
@@ -100,7 +107,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         "schema_version": manifest.SCHEMA_VERSION,
         "model": path.name.replace(".manifest.json", ".safetensors"),  # a name, and no path to anywhere
     }
-    for key, expected in (exact | manifest.TYPES).items():
+    for key, expected in {**exact, **types}.items():
         got = content.get(key) if isinstance(content, dict) else content
         if not (isinstance(got, expected) if isinstance(expected, type) else got == expected):
             raise UserError(
@@ -111,20 +118,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_model(folder: Path, model_config: ModelConfig) -> ExportedModel:
-    """The one model in ``models/``; UserError when it is missing, damaged, or of another config than the
-    parameters say.
+    """The one model in ``models/``, made by the pipeline; UserError when it is missing, damaged, or of another config
+    than the parameters say.
     """
     content = read_manifest(folder)
-    path = folder / content["model"]
     if content["config"].get("model") != asdict(model_config):
         raise UserError(
-            f"{layout.manifest_path(path)}: expected the config of params.yaml {asdict(model_config)}, got "
-            f"{content['config'].get('model')}. Train it with: dvc repro train"
+            f"{layout.manifest_path(folder / content['model'])}: expected the config of params.yaml "
+            f"{asdict(model_config)}, got {content['config'].get('model')}. Train it with: dvc repro train"
         )
-    model = MiniGPT(model_config)
+    return load_model(folder)
+
+
+def load_model(folder: Path) -> ExportedModel:
+    """The one model in a folder, of the config that its manifest names; UserError when it is missing or damaged."""
+    content = read_manifest(folder, manifest.MODEL_TYPES)
+    path = folder / content["model"]
+    try:
+        config = TypeAdapter(ModelConfig).validate_python(content["config"].get("model"))
+        tokenizer_digest = str(content["files"].get(layout.TOKENIZER))
+        tokenizer = Tokenizer.from_json(formats.read_json(folder / layout.TOKENIZER, tokenizer_digest))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: expected a model's config and a tokenizer, got: {' '.join(str(error).split())}. Make the model "
+            "again with: dvc repro --force train"
+        ) from error
+    model = MiniGPT(config)
     specs = {name: ("float32", parameter.shape) for name, parameter in model.named_parameters()}
     arrays = tensors.load_tensors(path, specs, str(content["files"].get(path.name)))
     weights = np.zeros(model.size, dtype=np.float32)
     for name, view in model.views(weights).items():
         view[:] = arrays[name]
-    return ExportedModel(path, content, model_config, weights)
+    return ExportedModel(path, content, config, tokenizer, weights)

@@ -12,11 +12,13 @@ from minitrain.base import code, files, formats, layout
 from minitrain.dataset.read import Dataset
 from minitrain.params import ModelConfig, TrainConfig
 
-SCHEMA_VERSION = 2
-# What a manifest must have for the model to be read, logged and reported.
+SCHEMA_VERSION = 3
+# What a manifest must have for the model to be loaded; and, made by the pipeline, to be logged and reported.
+MODEL_TYPES: dict[str, type] = dict.fromkeys(("config", "files"), dict)
 TYPES: dict[str, type] = {
+    **MODEL_TYPES,
     **dict.fromkeys(("code_digest", "config_hash", "data_manifest_sha256", "inputs_digest"), str),
-    **dict.fromkeys(("config", "files", "metrics", "state_digests"), dict),
+    **dict.fromkeys(("metrics", "state_digests"), dict),
     **dict.fromkeys(("parameters", "step"), int),
 }
 

@@ -1,0 +1,139 @@
+"""The library: it installs, and it trains, resumes, saves, loads and scores without the pipeline."""
+
+import json
+import re
+import shutil
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from closure import PACKAGES, import_closure, imported_modules
+from conftest import OF_THE_PIPELINE, TINY_MODEL, TINY_TRAIN, random_store, run_without
+
+import minitrain
+from minitrain import loop
+from minitrain.dataset.read import read_dataset
+from minitrain.minitorch import arithmetic
+from minitrain.params import read_params
+from minitrain.scoring import token_nll
+from minitrain.training.state import initial_state
+from proofs.project import copy_project, must_run
+
+# --- what is installed ---------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_the_package_with_its_types_and_nothing_else(root, tmp_path):
+    source = copy_project(tmp_path / "source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index")
+    must_run(source, *pip, "--wheel-dir", str(tmp_path), str(source))
+    (wheel,) = tmp_path.glob("minitrain-*-py3-none-any.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    here = {path.relative_to(root).as_posix() for path in (root / "minitrain").rglob("*.py*")}
+    assert held == {name for name in here if "__pycache__" not in name} | {"minitrain/py.typed"}
+
+
+def test_the_library_needs_the_packages_that_pyproject_names_and_no_other(root, monkeypatch):
+    monkeypatch.chdir(root)
+    modules = {name for path in import_closure(Path("minitrain/api.py")) for name in imported_modules(path)}
+    needed = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - set(PACKAGES)
+    asked = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    assert needed == {package.split("-")[0] for package in asked}  # ruamel-yaml is imported as ruamel.yaml
+
+
+def test_every_public_name_is_there_and_said_in_the_docstring():
+    assert minitrain.__doc__ is not None
+    said = re.findall(r"^(\w+(?:, \w+)*) {2,}", minitrain.__doc__, re.MULTILINE)
+    assert sorted(", ".join(said).split(", ")) == sorted(minitrain.__all__) == sorted(dir(minitrain))
+    for name in minitrain.__all__:
+        assert callable(getattr(minitrain, name))
+    with pytest.raises(AttributeError, match="module 'minitrain' has no attribute 'trian'"):
+        _ = minitrain.trian
+
+
+# --- train, go on, save, load, score -------------------------------------------------------------------
+
+
+def test_the_example_trains_resumes_and_scores_without_the_pipeline(root, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    result = run_without(OF_THE_PIPELINE, root / "examples/train_in_30_lines.py", folder, tmp_path / "hook")
+    assert result.stderr == ""
+    right, wrong = (float(number) for number in re.findall(r"perplexity of .*: (\S+)", result.stdout))
+    assert right < wrong - 0.2
+    assert minitrain.load(folder / "my-model").config.d_model == 32
+
+
+def test_the_library_trains_to_the_bits_of_the_loop_and_its_model_comes_back(train_set, val_set, tmp_path):
+    ours, loops = (initial_state(TINY_MODEL, TINY_TRAIN) for _ in range(2))
+    for train, state in ((minitrain.train, ours), (loop.train, loops)):
+        for _ in train(state, train_set, val_set, TINY_MODEL, TINY_TRAIN):
+            pass
+    assert ours.best.weights.tobytes() == loops.best.weights.tobytes()
+    tokenizer = minitrain.train_tokenizer(["abc abc", "abd"], 10)
+    older = initial_state(TINY_MODEL, TINY_TRAIN)
+    next(minitrain.train(older, train_set, val_set, TINY_MODEL, TINY_TRAIN))  # the evaluation before the first step
+    for state in (older, ours):
+        minitrain.save(tmp_path / "model", state, tokenizer, TINY_MODEL)
+    loaded = minitrain.load(tmp_path / "model")
+    assert (loaded.config, loaded.tokenizer) == (TINY_MODEL, tokenizer)
+    assert loaded.weights.tobytes() == ours.best.weights.tobytes()
+
+
+@pytest.fixture
+def chosen(monkeypatch) -> list[str]:
+    """The arithmetic that is put in force."""
+    taken: list[str] = []
+    monkeypatch.setattr(arithmetic, "use", taken.append)
+    return taken
+
+
+def test_the_arithmetic_is_that_of_the_config(train_set, val_set, chosen):
+    native = minitrain.ModelConfig(**(vars(TINY_MODEL) | {"arithmetic": "native"}))
+    minitrain.train(initial_state(native, TINY_TRAIN), train_set, val_set, native, TINY_TRAIN)
+    assert chosen == ["native"]
+
+
+def test_the_model_of_the_pipeline_loads_and_scores_as_the_pipeline_does(ran, monkeypatch):
+    loaded = minitrain.load(ran / "models")
+    monkeypatch.chdir(ran)
+    dataset = read_dataset(Path("data/batches"), read_params().model)
+    assert (loaded.config, loaded.tokenizer) == (read_params().model, dataset.tokenizer)
+    test_set = dataset.stores["test"]
+    sequences = minitrain.token_store(test_set.sequences())
+    texts = [loaded.tokenizer.decode(sequence) for sequence in test_set.sequences()]
+    assert minitrain.tokenize(texts, loaded.tokenizer).tokens.tobytes() == test_set.tokens.tobytes()
+    nll = minitrain.score(loaded.weights, sequences, loaded.config)
+    assert nll.tobytes() == token_nll(loaded.model(), test_set).tobytes()
+    assert minitrain.perplexity(nll) == pytest.approx(
+        json.loads(Path("plots/baseline-compare/metrics.json").read_text())["test_ppl"], rel=1e-5
+    )
+
+
+def test_a_shape_whose_heads_cannot_be_is_refused():
+    with pytest.raises(
+        ValueError, match=r"n_heads\n.* expected a divisor of d_model / 2 = 4 \(each head rotates pairs\), got 3"
+    ):
+        minitrain.ModelConfig(**(vars(TINY_MODEL) | {"n_heads": 3}))
+
+
+BAD_SEQUENCES = {
+    "none": ([], "expected some, of 2 to 10 tokens (context + 1) each, got 0 of 0 to 0."),
+    "too short": ([[1, 5, 2], [1]], "got 2 of 1 to 3."),
+    "too long": ([[1, *[5] * 9, 2]], "got 1 of 11 to 11."),
+    "padding": ([[1, 0, 2]], "expected ids from 1 to 15 (vocab_size - 1; 0 is padding), got 0 to 2."),
+    "an unknown id": ([[1, 16, 2]], "got 1 to 16."),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SEQUENCES)
+def test_sequences_that_do_not_fit_the_model_are_refused(name):
+    sequences, message = BAD_SEQUENCES[name]
+    store, state = minitrain.token_store(sequences), initial_state(TINY_MODEL, TINY_TRAIN)
+    with pytest.raises(minitrain.UserError, match=re.escape(message)):
+        minitrain.score(state.model.weights, store, TINY_MODEL)
+    with pytest.raises(minitrain.UserError, match=re.escape(message)):
+        minitrain.train(state, random_store(20, seed=1), store, TINY_MODEL, TINY_TRAIN)
