@@ -278,6 +278,18 @@ def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(proj
     assert str(error.value).endswith("then log them with: make log-run")
 
 
+def test_an_experiment_in_a_temporary_folder_says_how_to_get_its_files_first(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / ".dvc/tmp/exps/tmp1"))
+    for name, value in {
+        "DVC_ROOT": str(tmp_path),
+        "DVC_EXP_NAME": "mine",
+        "MLFLOW_TRACKING_URI": "nonsense://",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"then log them with: dvc exp apply mine, then make log-run$"):
+        tracking.log_run(["train"], {})
+
+
 DIES = """
 import os, signal
 from minitrain import mlflow_store, tracking
