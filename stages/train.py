@@ -32,11 +32,11 @@ def main() -> None:
         with tracking.failure_recorded(inputs, state.log, times):
             run.run(state, dataset, params.model, params.train, folder, times)
 
-        midrun = files.read_bytes(folder / checkpoint.MIDRUN)
-        probe = export.probe(state, params.model, dataset.stores["val"])
-        evidence = {layout.MIDRUN_CHECKPOINT: midrun, layout.PROBE: probe}
-        exported = export.model_files(state, params.model, dataset.tokenizer, inputs, evidence)
-        files.write_all(layout.MODELS, exported)
+        evidence = {
+            layout.MIDRUN_CHECKPOINT: files.read_bytes(folder / checkpoint.MIDRUN),
+            layout.PROBE: export.probe(state, params.model, dataset.stores["val"]),
+        }
+        files.write_all(layout.MODELS, export.model_files(state, params.model, dataset.tokenizer, inputs, evidence))
         files.write_all(layout.PLOTS / "train", export.training_tables(state))
         print(f"best validation perplexity {perplexity(state.best.loss):.4f} at step {state.best.step}")
         tracking.try_to(tracking.log_run, ["train"], times)

@@ -143,4 +143,4 @@ def test_weights_that_are_not_the_evaluated_ones_are_found(whole, monkeypatch):
     tracking.log_run(layout.STAGES[1:], {})
     got = failed(whole, monkeypatch)
     assert set(got) - BEATS == {"model files"}
-    assert re.fullmatch(r"5 files equal; val perplexity 2\d\.\d+ instead of 2\d\.\d+", got["model files"])
+    assert re.fullmatch(r"6 files equal; val perplexity 2\d\.\d+ instead of 2\d\.\d+", got["model files"])

@@ -137,3 +137,10 @@ def test_sequences_that_do_not_fit_the_model_are_refused(name):
         minitrain.score(state.model.weights, store, TINY_MODEL)
     with pytest.raises(minitrain.UserError, match=re.escape(message)):
         minitrain.train(state, random_store(20, seed=1), store, TINY_MODEL, TINY_TRAIN)
+
+
+def test_the_lines_of_the_readme_learn(root, tmp_path):
+    (code,) = re.findall("```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    first, last, ppl = map(float, must_run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(root)).split())
+    assert last < first / 3
+    assert ppl < 2
