@@ -1,8 +1,8 @@
 """What breaks without each line: ``make explain``.
 
 Each statement of loop, state, checkpoint, batches, optimizer and schedule is left out, each ``if`` made to hold
-always, and each wrong twin that ``course/reasons.md`` names is put in. For every such change the tests that matter run
-until the first goes red, and the short training of ``course/short_run.py`` is compared with that of the right code.
+always, and each wrong version that ``course/reasons.md`` names is put in. For every such change the tests that matter
+run until the first goes red, and the short training of ``course/short_run.py`` is compared with that of the right code.
 What was seen goes to ``course/seen.json``, from which ``course/chapter.py`` writes the chapter of the loop. Of the
 engine (tape, operations, arithmetic, model) every statement is left out too, but the tests alone are asked.
 

@@ -1,4 +1,4 @@
-"""Broken code: a function with one statement left out, or replaced by its nearest wrong twin."""
+"""Broken code: a function with one statement left out, or replaced by its nearest wrong version."""
 
 import ast
 import hashlib

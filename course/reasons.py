@@ -2,7 +2,7 @@
 
 In this file ``# HEADING`` and ``## FILE FUNCTION`` begin sections; the text below them stands in the chapter as it is.
 ``- `LINE` `` names a statement by its first line, indented text below it is its reason, and each ``instead: CODE`` is a
-wrong twin. ``same: ARGUMENT`` says why no test can notice the change above it: the twin, or that the line is left out.
+wrong version. ``same: ARGUMENT`` says why no test can notice the change above it: this one, or the line left out.
 """
 
 import ast
