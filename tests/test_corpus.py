@@ -169,16 +169,13 @@ def good(rows):
 BAD = {
     "missing key": (lambda row: row.pop("tense"), "key 'tense': this key is missing"),
     "unknown key": (lambda row: row.update(colour="red"), "key 'colour': unknown key"),
-    "unknown tense": (
-        lambda row: row.update(tense="pluperfect"),
-        "key 'tense': expected one of 'infinitive', 'present_simple'",
-    ),
+    "empty tense": (lambda row: row.update(tense=""), "key 'tense': expected one line of printable text"),
     "unknown key over two lines": (lambda row: row.update({"a\nb": 1}), "key 'a b': unknown key"),
-    "unknown person": (
-        lambda row: row.update(person="1pl"),
-        "key 'person': expected one of '1sg', '2sg' or '3sg', got str '1pl'.",
+    "number for person": (lambda row: row.update(person=1), "key 'person': expected text, got int 1."),
+    "unknown label": (
+        lambda row: row.update(label="wrong"),
+        "key 'label': expected one of 'correct' or 'mis_conjugated', got str 'wrong'.",
     ),
-    "unknown label": (lambda row: row.update(label="wrong"), "key 'label'"),
     "number for text": (lambda row: row.update(text=5), "key 'text': expected text, got int 5."),
     "null for text": (lambda row: row.update(text=None), "key 'text': expected text, got NoneType None."),
     "empty text": (lambda row: row.update(spanish=""), "key 'spanish': expected one line of printable text"),

@@ -43,8 +43,8 @@ SHARD = "data/shards/shard-01.jsonl"
 BAD_FILES = {
     "shard-to-batches": {
         "a row": (
-            lambda p: edit(p / SHARD, {'"tense": "': '"tense": "x'}),
-            f"{SHARD}:1: key 'tense': expected one of 'infinitive'",
+            lambda p: edit(p / SHARD, {'"label": "': '"label": "x'}),
+            f"{SHARD}:1: key 'label': expected one of 'correct' or 'mis_conjugated'",
         ),
         "invalid UTF-8": (
             lambda p: (p / SHARD).write_bytes(b'{"id": "\xff"}\n'),

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from minitrain.base import UserError
-from minitrain.corpus.conjugation import Mistake, Person, Tense
 from minitrain.params import first_problem
 
 
@@ -35,12 +34,12 @@ class Row:
     spanish: Text
     verb_lemma: Text
     spanish_lemma: Text
-    tense: Tense
-    person: Person | None  # None for an infinitive
+    tense: Text  # "infinitive", or any name; so the person and the mistake: a corpus of your own has its own
+    person: Text | None  # None for an infinitive
     english_regularity: Regularity  # of the verb
     spanish_regularity: Regularity
     label: Literal["correct", "mis_conjugated"]
-    mis_conjugation_type: Mistake | None
+    mis_conjugation_type: Text | None
     correct_form: Text | None
     seed: int  # decides which shard the row is in
     fingerprint: Text
