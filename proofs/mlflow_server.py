@@ -9,14 +9,8 @@ import contextlib
 import csv
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +18,11 @@ from mlflow.tracking import MlflowClient
 
 from minitrain import mlflow_store
 from minitrain.base import UserError, layout, process
-from proofs.project import DVC, SHORT, copy_project, must_run, set_params, tree
+from proofs.project import DVC, SHORT, copy_project, make_repository, must_run, set_params, tree
+from proofs.servers import free_port, server, wait_until
 
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
-SECONDS = 120  # to wait for a server to start, or for a queue to end
 MODULES = [f"stages.{stage.replace('-', '_')}" for stage in layout.STAGES]
 # What queued experiments change. The last one trains nothing anew, and so has the model of the commit.
 QUEUED = {"low": "train.lr=0.002", "lower": "train.lr=0.001", "other-n-grams": "ngram.alpha=0.02"}
@@ -40,34 +34,11 @@ CONTROLS = {
 }
 
 
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    """Ask again and again; UserError when it takes too long."""
-    end = time.monotonic() + SECONDS
-    while not happened():
-        if time.monotonic() > end:
-            raise UserError(f"expected within {SECONDS} seconds: {what}")
-        time.sleep(0.5)
-
-
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
+def mlflow_server(folder: Path, port: int) -> contextlib.AbstractContextManager[None]:
     """A server that keeps everything in ``folder``, for as long as the context lasts."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files"]
-    with (folder / "server.log").open("w") as log:
-        started = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-
-    def is_up() -> bool:
-        with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health").status == 200
-        return False
-
-    try:
-        wait_until(is_up, f"a server that is up; {folder}/server.log")
-        yield
-    finally:
-        os.killpg(started.pid, signal.SIGTERM)
-        started.wait()
+    return server(folder, f"http://127.0.0.1:{port}/health", *command)
 
 
 def finished_runs(uri: str) -> dict[str, Any]:
@@ -117,10 +88,9 @@ def is_noticed(project: Path, uri: str, name: str) -> bool:
 
 def up_and_down(folder: Path) -> None:
     """Run the stages with the server up; train another model with the server down; log it with the server up again."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     project, uri = copy_project(folder / "project", SHORT), f"http://127.0.0.1:{port}"
-    with server(folder, port):
+    with mlflow_server(folder, port):
         for module in MODULES:
             must_run(project, sys.executable, "-m", module, MLFLOW_TRACKING_URI=uri)
         log_run = (sys.executable, "-m", "minitrain.tracking")  # make log-run
@@ -135,7 +105,7 @@ def up_and_down(folder: Path) -> None:
         printed = must_run(project, sys.executable, "-m", module, MLFLOW_TRACKING_URI=uri)
         if module == "stages.train" and "make log-run" not in printed:
             raise UserError(f"server down: expected the command that logs the run, got:\n{printed}")
-    with server(folder, port):
+    with mlflow_server(folder, port):
         if len(finished_runs(uri)) != 1:
             raise UserError("server down: expected no run of that time")
         must_run(project, *log_run, MLFLOW_TRACKING_URI=uri)
@@ -146,11 +116,7 @@ def up_and_down(folder: Path) -> None:
 def queue(project: Path) -> None:
     """Queue some experiments, run them two at a time, and look for their runs."""
     copy_project(project, SHORT)
-    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")
-    must_run(project, "git", "init", "-q")
-    must_run(project, *DVC, "init", "-q")
-    must_run(project, "git", "add", "-A")
-    must_run(project, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x")
+    make_repository(project)
     for name, change in QUEUED.items():
         must_run(project, *DVC, "exp", "run", "--queue", "--name", name, "--set-param", change)
     must_run(project, *DVC, "queue", "start", "--jobs", "2")

@@ -72,3 +72,17 @@ def must_run(folder: Path, *command: str, **environment: str) -> str:
     if result.returncode != 0:
         raise UserError(f"{' '.join(command):.200} failed:\n{result.stdout}{result.stderr}")
     return result.stdout
+
+
+def make_repository(project: Path) -> None:
+    """Put the project under git and DVC, with a first commit."""
+    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")
+    must_run(project, "git", "init", "-q")
+    must_run(project, *DVC, "init", "-q")
+    commit_all(project)
+
+
+def commit_all(project: Path) -> None:
+    """Commit all that is there."""
+    must_run(project, "git", "add", "-A")
+    must_run(project, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x")
