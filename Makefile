@@ -20,6 +20,7 @@
 #   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
 #   make prove-pages    all plots drawn without a network       make prove-mlflow   a real server, a real queue
 #   make prove-library  what pip installs; the weights in PyTorch
+#   make prove-remote   a second clone by S3; seeds by Dask workers, one of them killed: 3 minutes
 #   make prove-planted  flaws planted in a DVC project: 4 minutes
 #   make check-all      all of it but prove-lock: three hours
 #
@@ -36,7 +37,7 @@ unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 .PHONY: help repro report page audit test check explain check-all qemu seeds bench profile lessons ui log-run lock
 .PHONY: hooks format clean screens chromium
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages prove-mlflow
-.PHONY: prove-library repeat
+.PHONY: prove-library prove-remote repeat
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -97,6 +98,10 @@ prove-audit: .venv/run
 prove-mlflow: .venv/run
 	python -m proofs.mlflow_server
 
+prove-remote: .venv/larger
+	python -m proofs.remote
+	python -m proofs.dask_seeds
+
 prove-cpus prove-kills prove-faults prove-damage prove-planted prove-pages: prove-%: .venv/run
 	python -m proofs.$*
 
@@ -110,7 +115,7 @@ screens: .venv/run chromium
 # Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing; prove-lock takes an hour
 # more and is left out.
 check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-mlflow \
-  prove-library prove-audit prove-kills bench
+  prove-library prove-remote prove-audit prove-kills bench
 
 prove-pages: chromium
 chromium:
@@ -143,6 +148,7 @@ lock: .venv/dev
 	$(COMPILE) $(LOCK_OPTIONS) --extra pipeline pyproject.toml -o requirements.lock
 	$(COMPILE) $(LOCK_OPTIONS) --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) $(LOCK_OPTIONS) --group bench -c requirements.lock -o requirements-bench.lock
+	$(COMPILE) $(LOCK_OPTIONS) --group larger -c requirements.lock -c requirements-dev.lock -o requirements-larger.lock
 
 hooks: .venv/dev
 	pre-commit install
@@ -169,6 +175,11 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --require-hashes -
 .venv/dev: requirements-dev.lock .venv/run
 	@echo "Installing the packages for tests and checks ..."
 	@.venv/bin/python $(PIP_INSTALL) requirements-dev.lock
+	@touch $@
+
+.venv/larger: requirements-larger.lock .venv/run
+	@echo "Installing the packages for a DVC remote and a Dask cluster ..."
+	@.venv/bin/python $(PIP_INSTALL) requirements-larger.lock
 	@touch $@
 
 .venv-bench/run: requirements-bench.lock

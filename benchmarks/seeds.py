@@ -1,12 +1,16 @@
 """Is the result luck? Train ten seeds, split and initialisation both varied, and tabulate the ratios.
 
 One configuration, that of params.yaml, chosen on validation; test is only read off. Prints the table
-and writes it to ``benchmarks/seeds.md``. Takes some minutes: ``make seeds``.
+and writes it to ``benchmarks/seeds.md``. Takes some minutes: ``make seeds``. With ``--dask ADDRESS`` the seeds are
+trained by the workers of a Dask cluster, see docs/larger.md; the numbers are the same.
 """
 
+import argparse
 import dataclasses
+import functools
 import math
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +56,25 @@ def run_seed(params: Params, corpus: Corpus, seed: int) -> dict[str, float]:
     return {"best step": state.best.step, **scores}
 
 
+def run_seeds(
+    params: Params, corpus: Corpus, seeds: Sequence[int], address: str | None = None
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Each seed with its result, in order: trained here, or by the workers of the Dask scheduler at ``address``."""
+    run = functools.partial(run_seed, params, corpus)
+    if address is None:
+        yield from zip(seeds, map(run, seeds), strict=True)
+    else:
+        try:
+            from distributed import Client  # not in requirements.lock
+
+            client = Client(address)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"--dask {address}: {error}. docs/larger.md says how to start a cluster.") from error
+        with client:  # a seed whose worker dies is given to another one
+            for seed, future in zip(seeds, client.map(run, seeds), strict=True):
+                yield seed, future.result()
+
+
 def beyond_bounds(results: dict[int, dict[str, float]], means: dict[str, float]) -> list[str]:
     """What exceeds its bound, in words."""
     broken = [
@@ -93,11 +116,15 @@ Made by `make seeds` from `params.yaml` at commit {commit()}.
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__)
+    parser.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler, such as tcp://127.0.0.1:8786")
+    address = parser.parse_args().dask
     params = read_params()
     corpus = read_corpus(Path(params.data.shards), Path(params.data.manifest))
     results = {}
-    for seed in range(params.train.seed, params.train.seed + N_SEEDS):
-        results[seed] = run_seed(params, corpus, seed)
+    seeds = range(params.train.seed, params.train.seed + N_SEEDS)
+    for seed, result in run_seeds(params, corpus, seeds, address):
+        results[seed] = result
         print(seed, {name: round(value, 3) for name, value in results[seed].items()})
     columns = [f"{split} {name}" for split in baselines.HELD_OUT for name in COLUMNS]
     means = {column: float(np.mean([row[column] for row in results.values()])) for column in columns}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
-from benchmarks import machine, tricks
+from benchmarks import machine, seeds, tricks
 from benchmarks.compare import check_agreement, product_flops
 from benchmarks.contenders import numpy_
 from benchmarks.worker import Worker
@@ -156,3 +156,9 @@ def test_measuring_beside_other_work_is_refused(monkeypatch):
         machine.quiet(),
     ):
         pass
+
+
+def test_seeds_on_a_cluster_without_dask_say_where_to_look(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)  # not installed
+    with pytest.raises(UserError, match=r"--dask tcp://127.0.0.1:8786: .*distributed.*docs/larger.md"):
+        next(seeds.run_seeds(None, None, [18], "tcp://127.0.0.1:8786"))

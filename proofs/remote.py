@@ -1,0 +1,100 @@
+"""A DVC remote in a real S3 server (moto's) on loopback: one clone runs the pipeline and pushes; a second one pulls,
+and there ``dvc repro`` runs only the gate, on the same bytes.
+
+Negative controls: in a clone that has not pulled, the first stage has to run; one changed byte of the model in the
+bucket turns the gate of a third clone red; a model that is not in the bucket is named.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import boto3
+
+from minitrain.base import UserError, process
+from proofs.project import DVC, SHORT, commit_all, copy_project, different, make_repository, must_run, tree
+from proofs.servers import free_port, server
+
+BUCKET = "team"
+# The server asks for no password, but the client does.
+os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+# Enough steps to beat the n-grams, so that the gate is green.
+STEPS = {**SHORT, "train.steps": 400, "train.warmup_steps": 50, "train.eval_every": 50, "train.checkpoint_every": 200}
+
+
+def clone(first: Path, name: str) -> Path:
+    """A clone with a cache of its own, beside the first one."""
+    must_run(first.parent, "git", "clone", "-q", str(first), name)
+    return first.parent / name
+
+
+def stages_run(printed: str) -> list[str]:
+    """The stages that ``dvc repro`` ran, by what it printed."""
+    return re.findall(r"^Running stage '(.*)'", printed, re.MULTILINE)
+
+
+def must_fail(words: str, folder: Path, *command: str) -> None:
+    """Run a command that has to fail with these words; UserError otherwise."""
+    try:
+        must_run(folder, *command)
+    except UserError as error:
+        if words in str(error):
+            return
+        raise
+    raise UserError(f"the proof does not hold: in the clone {folder.name}, {command[-1]} ended well")
+
+
+def push_and_pull(first: Path) -> None:
+    """Run the pipeline in the first clone and push; pull in a second one, and run the gate there."""
+    must_run(first, *DVC, "repro")
+    commit_all(first)
+    must_run(first, *DVC, "push")
+    second = clone(first, "second")
+    must_run(second, *DVC, "pull")
+    if wrong := different(tree(first, "models", "data/batches"), tree(second, "models", "data/batches")):
+        raise UserError(f"different after the pull: {', '.join(wrong)}")
+    if (ran := stages_run(must_run(second, *DVC, "repro"))) != ["verify"]:
+        raise UserError(f"expected only the gate to run after the pull, got {ran}")
+    print("a second clone pulls the same bytes, and runs only the gate, which is green", flush=True)
+
+
+def controls(first: Path, s3: "boto3.client") -> None:
+    """The negative controls."""
+    if not stages_run(must_run(clone(first, "not-pulled"), *DVC, "repro", "--dry", "shard-to-batches")):
+        raise UserError("the proof does not hold: without a pull no stage has to run")
+    (model,) = (path for path in first.glob("models/*.safetensors") if ".state." not in path.name)
+    data = bytearray(model.read_bytes())
+    digest = hashlib.md5(data).hexdigest()
+    of_model = {"Bucket": BUCKET, "Key": f"minitrain/files/md5/{digest[:2]}/{digest[2:]}"}
+    data[-1] ^= 1
+    s3.head_object(**of_model)  # it is there
+    s3.put_object(Body=bytes(data), **of_model)
+    damaged = clone(first, "damaged")
+    must_run(damaged, *DVC, "pull")
+    must_fail("the gate is red: model, model files", damaged, *DVC, "repro")
+    s3.delete_object(**of_model)
+    must_fail(digest, clone(first, "missing"), *DVC, "pull")
+    print("negative controls: no pull, a changed byte and a missing model are noticed", flush=True)
+
+
+def main() -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        first = copy_project(folder / "first", STEPS)
+        make_repository(first)
+        must_run(first, *DVC, "remote", "add", "--default", "storage", f"s3://{BUCKET}/minitrain")
+        must_run(first, *DVC, "remote", "modify", "storage", "endpointurl", url)
+        with server(folder, url, sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)):
+            s3 = boto3.client("s3", endpoint_url=url)
+            s3.create_bucket(Bucket=BUCKET)
+            push_and_pull(first)
+            controls(first, s3)
+
+
+if __name__ == "__main__":
+    process.run_command(main)
