@@ -25,7 +25,10 @@ LEFT_BY_RUNS = (
     ".dvc/tmp/rwlock",
     "mlflow.db",
 )
-YOURS = ("data/my-shards", "data/MY-MANIFEST.json", "out", "../your-project")
+YOURS = (
+    *("data/my-shards", "data/MY-MANIFEST.json", "data/german-italian", "data/GERMAN-ITALIAN.json"),
+    *("out", "../your-project"),
+)
 
 
 @pytest.fixture(autouse=True)
