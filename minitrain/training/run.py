@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from minitrain.base import UserError, formats, layout
 from minitrain.dataset.read import Dataset
+from minitrain.dataset.stores import TokenStore
 from minitrain.loop import CheckpointDue, Evaluation, Step, train
 from minitrain.params import ModelConfig, TrainConfig
 from minitrain.scoring import perplexity
@@ -34,7 +35,7 @@ def run(
     """
     times[state.step] = time.time()
     val_ppl = perplexity(state.log.evaluations[-1][1]) if state.log.evaluations else math.nan
-    beside = best_ngram()
+    beside = best_ngram(dataset.stores["val"])
     tokens_per_step = config.batch_size * float((dataset.stores["train"].lengths - 1).mean())
     # disable=None: no bar where stderr is no terminal.
     bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None)
@@ -70,10 +71,12 @@ def run(
         sys.exit(128 + received[0])
 
 
-def best_ngram() -> str:
-    """The perplexity of the best n-gram, in words, if an earlier run compared. Only to be shown beside the model's."""
-    scores = layout.PLOTS / "baseline-compare" / "scores.json"
-    return f" (n-grams {formats.read_json(scores)['val']['best_baseline_ppl']:.4f})" if scores.exists() else ""
+def best_ngram(val_set: TokenStore) -> str:
+    """The perplexity of the best n-gram, in words, if an earlier run compared on as many targets. Only to be shown."""
+    path = layout.PLOTS / "baseline-compare" / "scores.json"
+    scores = formats.read_json(path)["val"] if path.exists() else {"targets": None}
+    known = scores["targets"] == int((val_set.lengths - 1).sum())
+    return f" (n-grams {scores['best_baseline_ppl']:.4f})" if known else ""
 
 
 @contextmanager
