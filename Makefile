@@ -137,7 +137,7 @@ ui: .venv/run
 	@test -e mlflow.db || { echo "error: no run yet. Make one: make repro" >&2; exit 1; }
 	@echo "What was changed, and what came of it: \
 	http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=results"
-	@mlflow ui
+	@mlflow ui --uvicorn-opts '--log-level warning'
 
 log-run: .venv/run
 	python -m minitrain.tracking

@@ -171,7 +171,7 @@ def speed() -> None:
         of_run = f"{whole[name][0]:.1f} | {whole[name][1]:.0f}" if name in whole else " | "
         rows.append(
             f"| {LABELS[name]} | {1e3 * value:.2f} | {tokens / value:,.0f} "
-            f"| {value / median[NATIVE]:.2f} x | {value / median[OURS]:.2f} x | {of_run} |\n"
+            f"| {value / median[NATIVE]:.2f} | {value / median[OURS]:.2f} | {of_run} |\n"
         )
     text = f"""# Training speed
 
@@ -183,7 +183,7 @@ steps each, in turn; medians.
 Loss and gradients of the first batch agree to {agreement:.1e}. Other processes took {others["while"]:.1%} of the \
 cores' time ({others["before"]:.1%} just before).
 
-| | ms a step | real tokens/s | native is faster by | exact is faster by | whole run, s | peak memory, MB |
+| | ms a step | real tokens/s | time, native's = 1 | time, exact's = 1 | whole run, s | peak memory, MB |
 |---|---:|---:|---:|---:|---:|---:|
 {"".join(rows)}
 What is compared: each as a competent user would write it, on the same batches. Everything but attention runs over the

@@ -27,7 +27,7 @@ def main() -> None:
     # `dvc exp run` records nothing when a stage fails. There, a model that does not beat the n-grams is a result.
     recorded = "DVC_EXP_BASELINE_REV" in os.environ and set(names) <= checks.RESULT_CHECKS
     if names and recorded:
-        red += "; recorded all the same, since DVC_EXP_BASELINE_REV says that this is an experiment"
+        red += " (recorded all the same: this is an experiment)"
     files.write_bytes(layout.REPORT, report.page(results, red))
     if names and not recorded:
         raise UserError(f"the gate is red: {red}. {layout.REPORT} has the details.")

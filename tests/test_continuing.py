@@ -82,7 +82,7 @@ def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
 def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran, untrained, how):
     stopped = stopped_training(untrained, how)
     (saved,) = untrained.glob("checkpoints/*/step-000000005.safetensors")
-    message = f"stopped by {how.name} after step 5; saved in {saved.parent.relative_to(untrained)}. To go on: dvc repro"
+    message = f"stopped by {how.name} after step 5; saved in {saved.parent.relative_to(untrained)}.\nTo go on, run the same command again"
     assert (stopped.returncode, message in stopped.stderr) == (128 + how, True), stopped.stderr
     assert not (untrained / "models").exists()
     assert "going on from step 5 " in run_stage(untrained, "train").stdout
@@ -176,7 +176,7 @@ def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c_
         os.killpg(first.pid, signal.SIGINT)  # as a terminal does
     printed, _ = first.communicate()
     (folder,) = project.glob("checkpoints/*")
-    assert f"saved in {folder}. To go on: dvc repro (in an experiment: the same dvc exp run)" in printed
+    assert f"saved in {folder}.\nTo go on, run the same command again" in printed
     assert list(project.glob(".dvc/tmp/exps/**/params.yaml")) == []  # the temporary folder is gone
     again = must_run(project, *experiment)
     assert f"({folder})" in again

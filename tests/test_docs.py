@@ -31,6 +31,9 @@ YOURS = (
 )
 
 
+NUMBER_WORDS = {17: "seventeen", 18: "eighteen", 19: "nineteen", 20: "twenty"}
+
+
 @pytest.fixture(autouse=True)
 def in_root(root, monkeypatch):
     monkeypatch.chdir(root)
@@ -108,6 +111,7 @@ def test_the_figures_of_the_readme_are_those_of_the_files():
         f"{read_params().train.steps:,} steps of AdamW on {counts['train']['sequences']} sequences",
         f"perplexity {of_test['model_ppl']:.4f} on test, {of_test['ratio_to_best_baseline']:.3f} of the best n-gram's",
         f"the gate's {len(checks.CHECKS)} checks",
+        f"gate**, {NUMBER_WORDS[len(checks.CHECKS)]} checks",
     ):
         assert figure in text
 

@@ -28,7 +28,7 @@ def test_an_experiment_records_a_weak_model_but_no_broken_file(whole):
     experiment = {"DVC_EXP_BASELINE_REV": "HEAD"}
     result = run_stage(whole, "verify", **experiment)
     assert result.returncode == 0, result.stderr
-    red = "THE GATE IS RED: beats n-grams on val, beats n-grams on test; recorded all the same, since DVC_EXP_BASELINE_REV"
+    red = "THE GATE IS RED: beats n-grams on val, beats n-grams on test (recorded all the same"
     assert result.stdout.splitlines()[-1].startswith(red)
     assert f"**{red}" in (whole / "PHASE_18_REPORT.md").read_text()
     assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 2}

@@ -19,6 +19,8 @@ from minitrain.scoring import perplexity
 from minitrain.training import checkpoint
 from minitrain.training.state import TrainState
 
+BAR = "train {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"  # of tqdm, in 80 columns
+
 
 def run(
     state: TrainState,
@@ -38,7 +40,7 @@ def run(
     beside = best_ngram(dataset.stores["val"])
     tokens_per_step = config.batch_size * float((dataset.stores["train"].lengths - 1).mean())
     # disable=None: no bar where stderr is no terminal.
-    bar = tqdm(total=config.steps, initial=state.step, desc="train", unit="step", disable=None)
+    bar = tqdm(total=config.steps, initial=state.step, bar_format=BAR, disable=None)
     with bar, stop_signals() as received:
         try:
             for event in train(state, dataset.stores["train"], dataset.stores["val"], model_config, config):
@@ -47,13 +49,14 @@ def run(
                         times[step + 1] = time.time()
                         bar.update()
                         tokens = tokens_per_step * (bar.format_dict["rate"] or 0)  # a second, lately
-                        shown = f"loss {loss:.3f}, val ppl {val_ppl:.4f}{beside}, {tokens:,.0f} tokens/s"
+                        shown = f"loss {loss:.3f}, val ppl {val_ppl:.2f}{beside}, {tokens / 1000:.0f}k tokens/s"
                         bar.set_postfix_str(shown, refresh=False)
                         if received:
                             checkpoint.save_working(folder, state, config)
                             break
                     case Evaluation(step=step, loss=val_loss, is_best=is_best):
                         val_ppl = perplexity(val_loss)
+                        bar.set_postfix_str(f"val ppl {val_ppl:.4f}{beside}")
                         if bar.disable and (step % (10 * config.eval_every) == 0 or step == config.steps):
                             best = ", the best so far" if is_best else ""
                             print(f"step {step}: val perplexity {val_ppl:.4f}{beside}{best}")
@@ -64,8 +67,8 @@ def run(
             raise UserError(f"{error} The last checkpoint before: {last}.") from error
     if received:  # after the last step too, where the state has been saved already
         print(
-            f"stopped by {received[0].name} after step {state.step}; saved in {folder}. To go on: dvc repro "
-            "(in an experiment: the same dvc exp run)",
+            f"stopped by {received[0].name} after step {state.step}; saved in {folder}.\n"
+            "To go on, run the same command again: make repro, dvc repro or dvc exp run",
             file=sys.stderr,
         )
         sys.exit(128 + received[0])
@@ -76,7 +79,7 @@ def best_ngram(val_set: TokenStore) -> str:
     path = layout.PLOTS / "baseline-compare" / "scores.json"
     scores = formats.read_json(path)["val"] if path.exists() else {"targets": None}
     known = scores["targets"] == int((val_set.lengths - 1).sum())
-    return f" (n-grams {scores['best_baseline_ppl']:.4f})" if known else ""
+    return f" (n-grams {scores['best_baseline_ppl']:.2f})" if known else ""
 
 
 @contextmanager
