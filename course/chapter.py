@@ -68,6 +68,17 @@ def code(section: Section) -> str:
     return f"```python\n{text}\n```"
 
 
+def title(section: Section) -> str:
+    """The heading of a function."""
+    return f"`{section.function}` in {section.file}"
+
+
+def contents(sections: Sequence[Section]) -> str:
+    """Links to all functions, in their order; an anchor is spelled as GitHub does it."""
+    anchors = {s.function: re.sub(r"[^\w -]", "", title(s).lower()).replace(" ", "-") for s in sections if s.file}
+    return "The functions: " + ", ".join(f"[`{function}`](#{anchor})" for function, anchor in anchors.items()) + "."
+
+
 def silent(seen: dict[str, Any]) -> str:
     """The table of changes after which a run ends nearly as well as the right one."""
     rows = []
@@ -96,11 +107,11 @@ def what_was_seen(line: Line, rows: Sequence[Sequence[str]]) -> str:
 
 def page(sections: Sequence[Section], seen: dict[str, Any]) -> str:
     """The chapter."""
-    parts = [BEGIN, silent(seen)]
     explained = [section for section in sections if section.file not in ENGINE]
+    parts = [BEGIN, contents(explained), silent(seen)]
     engine = [(section, line) for section in sections if section.file in ENGINE for line in section.lines]
     for section in explained:
-        parts.append(f"### `{section.function}` in {section.file}" if section.file else f"## {section.heading}")
+        parts.append(f"### {title(section)}" if section.file else f"## {section.heading}")
         parts.append(section.text.strip())
         if section.file:
             parts.append(code(section))

@@ -11,6 +11,7 @@ and manifest, and the files in plots/ that dvc.yaml names.
 """
 
 import csv
+import getpass
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,10 @@ def log_run(stages: Sequence[str], times: Times) -> str:
     # The files of an experiment in a temporary folder are brought here by DVC.
     apply = f"dvc exp apply {_experiment_name()}, then " if layout.project().is_absolute() else ""
     with one_clear_error(f"The results are on disk. {FIX}, then log them with: {apply}make log-run"):
-        exported = read_model(layout.MODELS, read_params().model)
+        params = read_params()
+        exported = read_model(layout.MODELS, params.model)
+        if exported.manifest["config"].get("train") != asdict(params.train):
+            raise UserError(f"{PARAMS}: not as {exported.path} was trained. Train first: dvc repro train")
         paths = [exported.path, layout.manifest_path(exported.path), *_left_by(stages, "outs", "metrics", "plots")]
         for path in paths:
             _check_in_project(path)
@@ -183,6 +188,7 @@ def _new_run(client: MlflowClient, name: str, training: Mapping[str, Any], log: 
         "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}",
         "mlflow.source.name": "stages/train.py",
         "mlflow.source.type": "LOCAL",
+        "mlflow.user": getpass.getuser(),
         "mlflow.source.git.commit": _git("rev-parse", commit).strip() or "none",
     }
     began, ended = (_ms(limit(times.values(), default=time.time())) for limit in (min, max))

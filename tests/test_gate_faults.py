@@ -47,7 +47,7 @@ FAULTS = {
     ),
     "val is train": (leak, "no leak", "690 shared"),
     "the model damaged": (flip_a_bit_of_the_model, "model", "damaged or changed"),
-    "the model damaged, reloaded": (flip_a_bit_of_the_model, "round trip", "damaged or changed"),
+    "the model damaged, reloaded": (flip_a_bit_of_the_model, "round trip", "the same error as above"),
     "every input another": (
         lambda p: change_json(manifest(p), lambda m: m.update(dict.fromkeys(INPUTS, "0"))),
         "manifest",

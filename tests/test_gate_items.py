@@ -182,7 +182,7 @@ def test_an_item_fails_alone_and_the_gate_ends_with_1(whole, monkeypatch, name):
     monkeypatch.chdir(whole)
     fault(whole, monkeypatch)
     # In an experiment the results do not count.
-    ended = run_stage(whole, "verify", **({} if name in BEATS else {"DVC_EXP_BASELINE_REV": "HEAD"}))
+    ended = run_stage(whole, "verify", **({} if name in checks.RESULT_CHECKS else {"DVC_EXP_BASELINE_REV": "HEAD"}))
     assert ended.returncode == 1
     items = re.split("^(ok  |FAIL)  ", ended.stdout, flags=re.MULTILINE)
     red = {item.split("  ")[0]: " ".join(item.split()) for mark, item in pairwise(items) if mark == "FAIL"}

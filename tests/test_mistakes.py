@@ -73,7 +73,7 @@ BAD_FILES = {
     "fp16-drift": {
         "a truncated model": (
             lambda p: model_file(p).write_bytes(model_file(p).read_bytes()[:-1]),
-            "was damaged or changed. Make it again with: dvc repro --force",
+            "was damaged or changed. Get it back with: dvc checkout; or make it again: dvc repro --force",
         ),
         "no model": (lambda p: model_file(p).unlink(), "cannot be read"),
         "a model without its manifest": (

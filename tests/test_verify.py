@@ -20,7 +20,7 @@ def test_a_short_run_fails_only_where_24_steps_are_too_few_and_the_gate_ends_wit
     assert "resumed at step 18 == uninterrupted: equal bytes" in result.stdout
     assert refused(result).startswith(f"{RED}beats n-grams on val, beats n-grams on test.")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
-    assert not (whole / "plots/verify/metrics.json").exists()
+    assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 2}
 
 
 def test_an_experiment_records_a_weak_model_but_no_broken_file(whole):

@@ -219,8 +219,9 @@ CHECKS: dict[str, Callable[[Run], Outcome]] = {
     "arithmetic": check_arithmetic,
     "MLflow run": check_tracking,
 }
-# About how good the model is; all others are about the files being right.
-RESULT_CHECKS = {"beats n-grams on val", "beats n-grams on test"}
+# What an experiment may fail and still be recorded: how good the model is, and a server that is down. All others are
+# about the files being right.
+RESULT_CHECKS = {"beats n-grams on val", "beats n-grams on test", "MLflow run"}
 
 
 def evaluate(name: str, run: Run) -> CheckResult:
@@ -228,4 +229,7 @@ def evaluate(name: str, run: Run) -> CheckResult:
     try:
         return CheckResult(name, *CHECKS[name](run))
     except Exception as error:
-        return CheckResult(name, "to be readable", str(error) if isinstance(error, UserError) else repr(error), False)
+        reason = str(error) if isinstance(error, UserError) else repr(error)
+        got = "the same error as above" if reason in run.errors else reason
+        run.errors.add(reason)
+        return CheckResult(name, "to be readable", got, False)

@@ -20,6 +20,7 @@ class Run:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.bits_promised = params.model.arithmetic == "exact"
+        self.errors: set[str] = set()  # that were met so far: each is said once
 
     @cached_property
     def corpus(self) -> shards.Corpus:
