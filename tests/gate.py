@@ -18,7 +18,7 @@ from minitrain.training.checkpoint import load_state, state_tensors
 from minitrain.training.manifest import run_inputs
 from minitrain.training.state import TrainState
 
-BEATS = checks.RESULT_CHECKS  # 24 steps are too few for that
+BEATS = {"beats n-grams on val", "beats n-grams on test"}  # 24 steps are too few for that
 
 
 def failed(project: Path, monkeypatch, *names: str) -> dict[str, str]:

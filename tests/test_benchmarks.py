@@ -147,6 +147,11 @@ def test_measured_numbers_go_to_the_last_column():
 # --- figures and what they are about ---------------------------------------------------------------------
 
 
+def test_the_table_of_speed_is_about_the_code_as_it_is(root, monkeypatch):
+    monkeypatch.chdir(root)
+    assert f"measured code {machine.measured_code()}:" in (root / "benchmarks/speed.md").read_text()
+
+
 def test_measuring_beside_other_work_is_refused(monkeypatch):
     busy = iter((0.0, 0.0, 0.0, 1e6))
     monkeypatch.setattr(machine, "busy_seconds", lambda: next(busy))

@@ -116,6 +116,15 @@ def test_the_figures_of_the_readme_are_those_of_the_files():
         assert figure in text
 
 
+def test_the_speeds_of_the_readme_are_those_of_the_table():
+    speeds = re.findall(r"^- .*: ([\d.]+) times \(", Path("benchmarks/speed.md").read_text(), re.MULTILINE)
+    against_padded, against_packed, exact, _, cost = speeds[:5]
+    text = " ".join(Path("README.md").read_text().split())
+    assert f"plain NumPy is {against_padded} times as fast" in text
+    assert f"{against_packed} times as fast as a PyTorch that leaves the padding out" in text
+    assert f"takes {cost} times as long as native: {exact} of PyTorch's speed" in text
+
+
 # --- what the documents name ---------------------------------------------------------------------------
 
 

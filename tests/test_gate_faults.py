@@ -47,7 +47,7 @@ FAULTS = {
     ),
     "val is train": (leak, "no leak", "690 shared"),
     "the model damaged": (flip_a_bit_of_the_model, "model", "damaged or changed"),
-    "the model damaged, reloaded": (flip_a_bit_of_the_model, "round trip", "the same error as above"),
+    "the model damaged, reloaded": (flip_a_bit_of_the_model, "round trip", "damaged or changed"),
     "every input another": (
         lambda p: change_json(manifest(p), lambda m: m.update(dict.fromkeys(INPUTS, "0"))),
         "manifest",
@@ -113,6 +113,12 @@ def test_an_item_notices_a_fault(whole, monkeypatch, name):
     monkeypatch.chdir(whole)
     fault(whole)
     assert got in failed(whole, monkeypatch, item)[item]
+
+
+def test_an_error_that_many_items_meet_is_said_once(whole, monkeypatch):
+    flip_a_bit_of_the_model(whole)
+    got = failed(whole, monkeypatch, "model", "round trip", "resumed run")
+    assert list(got.values())[1:] == ["the same error as above"] * 2
 
 
 def test_the_plots_item_names_every_file_that_is_another(whole, monkeypatch):

@@ -182,11 +182,16 @@ def test_the_stage_measures_them(ready):
 
 
 def test_a_run_from_the_files_has_the_parameters_of_its_training_no_speed_and_says_so_of_its_times(project):
-    set_params(project, {"train.lr": 0.002})  # since then
     tracking.log_run(["train"], {})
     assert the_run().data.params["train.lr"] == "0.003"
     assert "tokens_per_second" not in the_run().data.metrics
     assert the_run().data.tags["times"] == "not known: filled from files"
+
+
+def test_a_model_that_was_trained_with_other_parameters_is_not_logged_as_if_with_these(project):
+    set_params(project, {"train.lr": 0.002})
+    with pytest.raises(UserError, match=r"^params\.yaml: not as models/.* was trained\. Train first: dvc repro train"):
+        tracking.log_run(["train"], {})
 
 
 # --- experiments ---------------------------------------------------------------------------------------

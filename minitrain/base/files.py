@@ -124,8 +124,8 @@ def read_bytes(path: Path, expected_sha256: str | None = None) -> bytes:
         ) from error
     if expected_sha256 is not None and sha256(data) != expected_sha256:
         raise UserError(
-            f"{path}: expected the sha256 {expected_sha256[:12]}..., got {sha256(data)[:12]}...: the file was damaged or "
-            "changed. Get it back with: dvc checkout; or make it again: dvc repro --force"
+            f"{path}: expected the sha256 {expected_sha256[:12]}..., got {sha256(data)[:12]}...: the file was damaged "
+            "or changed. Get it back with: dvc checkout; or make it again: dvc repro --force"
         )
     return data
 
