@@ -4,8 +4,8 @@
 runs once without a stop, and once more, stopped after step 50 and resumed from its newest checkpoint, of step 45.
 """
 
+import argparse
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +46,9 @@ def lines(params: Params, dataset: Dataset, state: TrainState, folder: Path, pre
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m course.short_run")
+    parser.add_argument("folder", type=Path, help="where its checkpoints go")
+    folder = parser.parse_args().folder
     params = short(read_params())
     arithmetic.use(params.model.arithmetic)
     dataset = read_dataset(BATCHES, params.model)
