@@ -127,16 +127,27 @@ def stages_of(project: Path) -> Stages:
 
 
 def not_reproduced(first: Stages, again: Stages) -> tuple[dict[str, list[str]], list[str]]:
-    """Of each stage that read the same, the outputs that differ; and the stages that read something else. A stage that
-    did not end is blamed for all its outputs.
+    """Who is to blame: of each stage that read the same, the outputs that differ; stages that did not end; and inputs
+    that no stage made, such as a folder of code with what Python leaves there. Then the stages that only read something
+    else that a stage made.
     """
+    made = [path for stage in first.values() for path in stage["outs"]]
     blamed, after = {}, []
     for name, stage in first.items():
-        other = again.get(name, {"deps": stage["deps"], "outs": {}})
-        if other["deps"] != stage["deps"]:
+        if name not in again:
+            blamed[name] = ["did not end"]
+            continue
+        inputs, outputs = (
+            [path for path, digest in stage[kind].items() if again[name][kind].get(path) != digest]
+            for kind in ("deps", "outs")
+        )
+        foreign = [path for path in inputs if not any(path == out or path.startswith(f"{out}/") for out in made)]
+        if foreign:
+            blamed[name] = [f"{path} (an input that no stage made)" for path in foreign]
+        elif inputs:
             after.append(name)
-        elif wrong := [path for path, digest in stage["outs"].items() if other["outs"].get(path) != digest]:
-            blamed[name] = wrong
+        elif outputs:
+            blamed[name] = outputs
     return blamed, after
 
 

@@ -119,9 +119,19 @@ def test_only_the_stage_that_read_the_same_is_blamed_for_what_differs():
     assert repeat.not_reproduced(FIRST, again) == ({"make": ["a"]}, ["use"])
 
 
-def test_a_stage_that_did_not_end_is_blamed_for_all_its_outputs():
-    again = {name: stage for name, stage in FIRST.items() if name != "make"}
-    assert repeat.not_reproduced(FIRST, again)[0] == {"make": ["a", "b"]}
+def test_a_stage_that_did_not_end_is_blamed_even_if_it_leaves_nothing():
+    first = {**FIRST, "gate": {"deps": {"d": "5"}, "outs": {}}}
+    assert repeat.not_reproduced(first, FIRST) == ({"gate": ["did not end"]}, [])
+
+
+def test_an_input_that_no_stage_made_is_blamed_when_it_differs():
+    """A folder of code with bytecode in it: nothing behind it could be compared, and that is not `the same`."""
+    again = {**FIRST, "make": {"deps": {"in": "9"}, "outs": {"a": "9", "b": "3"}}}
+    assert repeat.not_reproduced(FIRST, again) == ({"make": ["in (an input that no stage made)"]}, [])
+    below = {name: {"deps": {"a/part": digest}, "outs": {}} for name, digest in (("use", "1"),)}
+    first = {"make": FIRST["make"], **below}
+    again = {"make": FIRST["make"], "use": {"deps": {"a/part": "2"}, "outs": {}}}
+    assert repeat.not_reproduced(first, again) == ({}, ["use"])
 
 
 def test_in_another_order_of_files_python_lists_the_same_ones(tmp_path):
