@@ -2,20 +2,15 @@
 
 import csv
 import json
-import os
-import shutil
-import signal
 import subprocess
-import sys
-import warnings
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from conftest import commit_all, init_git_and_dvc, model_file, refused, run_python, run_stage
 from gate import change_json, manifest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from store import runs, with_store
 
 from minitrain import mlflow_store, tracking
 from minitrain.base import UserError, layout
@@ -27,42 +22,16 @@ HEADLINES = {"best_step", "val_ppl", "drift", "test_ppl", "test_ratio", "val_rat
 DIVERGES = {"train.lr": 1e6, "train.clip_norm": 1e6, "train.warmup_steps": 1}
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """MLflow takes a second to build its tables: once is enough."""
-    path = tmp_path_factory.mktemp("empty") / "store.db"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-def with_store(project: Path, empty_store: Path, monkeypatch) -> Path:
-    """The project as the working folder, with an empty store in it."""
-    shutil.rmtree(project / "mlruns", ignore_errors=True)
-    shutil.copy(empty_store, project / "mlflow.db")
-    monkeypatch.chdir(project)
-    return project
-
-
 @pytest.fixture
-def project(whole, empty_store, monkeypatch):
+def project(whole, monkeypatch):
     """What a run of all stages left, and an empty store."""
-    return with_store(whole, empty_store, monkeypatch)
+    return with_store(whole, monkeypatch)
 
 
 @pytest.fixture
-def ready(untrained, empty_store, monkeypatch):
+def ready(untrained, monkeypatch):
     """A project before its training, and an empty store."""
-    return with_store(untrained, empty_store, monkeypatch)
-
-
-def runs() -> dict[str, Run]:
-    """The runs in the store of this folder, by name."""
-    client = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
-    found = client.search_runs([client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id])
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
+    return with_store(untrained, monkeypatch)
 
 
 def the_run() -> Run:
@@ -217,34 +186,7 @@ def test_an_experiment_has_a_run_of_its_name_with_what_was_changed_and_the_commi
     assert set(runs()) == {stem, "fewer-grams", "again"}
 
 
-@pytest.mark.parametrize(
-    ("folder", "root", "expected"),
-    [(".", None, "."), (".dvc/tmp/exps/tmp1", ".", "."), ("elsewhere", ".", "elsewhere")],
-)
-def test_the_store_is_in_the_project_and_not_in_a_temporary_folder_of_dvc(
-    tmp_path, monkeypatch, folder, root, expected
-):
-    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-    monkeypatch.chdir(tmp_path / folder)
-    if root:
-        monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
-    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path / expected}/mlflow.db"
-
-
-def test_two_experiments_that_end_together_make_one_store(project):
-    Path("mlflow.db").unlink()
-    names = ("one", "two", "three")
-    command = [sys.executable, "-m", "minitrain.tracking"]
-    started = [
-        subprocess.Popen(command, env={**os.environ, "DVC_EXP_NAME": name}, stderr=subprocess.PIPE, text=True)
-        for name in names
-    ]
-    errors = [process.communicate()[1] for process in started]
-    assert ([process.returncode for process in started], errors) == ([0] * 3, [""] * 3)
-    assert set(runs()) == set(names)
-
-
-# --- what goes wrong -----------------------------------------------------------------------------------
+# --- trainings that fail ---------------------------------------------------------------------------------
 
 
 def test_a_training_that_diverges_is_recorded_with_its_curve_and_the_advice_and_once(ready):
@@ -263,67 +205,3 @@ def test_a_mistake_in_the_parameters_is_no_run(ready):
     set_params(ready, {"train.lr": -1.0})
     assert "train.lr: expected" in refused(run_stage(ready, "train"))
     assert not Path("mlruns").exists()
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "http://me:secret@127.0.0.1:1",
-        "nonsense://me:secret@host",
-        "mysql+no://me:secret@h",
-        "postgresql://me:secret@localhost/mlflow",
-    ],
-)
-def test_a_store_that_cannot_be_used_is_one_clear_error_without_credentials(project, monkeypatch, uri):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"^MLflow in the store that MLFLOW_TRACKING_URI names: \w+ \(") as error:
-        tracking.log_run(["train"], {})
-    assert "secret" not in str(error.value)
-    assert str(error.value).endswith("then log them with: make log-run")
-
-
-def test_an_experiment_in_a_temporary_folder_says_how_to_get_its_files_first(project, tmp_path, monkeypatch):
-    monkeypatch.chdir(shutil.copytree(project, tmp_path / ".dvc/tmp/exps/tmp1"))
-    for name, value in {
-        "DVC_ROOT": str(tmp_path),
-        "DVC_EXP_NAME": "mine",
-        "MLFLOW_TRACKING_URI": "nonsense://",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"then log them with: dvc exp apply mine, then make log-run$"):
-        tracking.log_run(["train"], {})
-
-
-DIES = """
-import os, signal
-from minitrain import mlflow_store, tracking
-real = mlflow_store.MlflowClient
-def dies(tracking_uri):
-    real(tracking_uri)
-    os.kill(os.getpid(), signal.SIGKILL)
-mlflow_store.MlflowClient = dies
-tracking.log_run(["train"], {})
-"""
-
-
-def test_a_store_that_was_being_made_when_the_process_died_is_made_again(project):
-    """MLflow cannot go on from half of its tables, so the store appears whole or not at all."""
-    Path("mlflow.db").unlink()
-    assert run_python(project, "-c", DIES).returncode == -signal.SIGKILL
-    assert list(project.glob("*.db")) == []
-    assert len(list(project.glob(".mlflow.db.tmp"))) == 1
-    tracking.log_run(["train"], {})
-    assert [path.name for path in project.glob("*mlflow.db*")] == ["mlflow.db"]
-    assert len(tracking.recorded_run()[1]) == 24
-
-
-def test_a_run_killed_while_it_was_filled_does_not_count(project, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(tracking, "_curves", mock.Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            tracking.log_run(["train"], {})
-    with pytest.raises(UserError, match="expected a run of the model"):
-        tracking.recorded_run()
-    tracking.log_run(["train"], {})
-    assert len(tracking.recorded_run()[1]) == 24
