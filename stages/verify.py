@@ -30,7 +30,7 @@ def main() -> None:
     if names and recorded:
         red += " (recorded all the same: this is an experiment)"
     files.write_bytes(layout.REPORT, report.page(results, red))
-    files.write_bytes(layout.metrics_path("verify"), formats.json_bytes({"failed": len(names)}))
+    files.write_bytes(layout.PLOTS / "verify" / "metrics.json", formats.json_bytes({"failed": len(names)}))
     if names and not recorded:
         raise UserError(f"the gate is red: {red}. {layout.REPORT} has the details.")
     if names:

@@ -8,8 +8,11 @@ import sys
 import pytest
 
 from course import plain
-from minitrain.base import files
+from minitrain.base import files, layout
 from minitrain.base.layout import STAGES
+from minitrain.dataset.read import read_dataset
+from minitrain.params import read_params
+from minitrain.training import run
 from proofs.project import SHORT, copy_project, tree
 
 
@@ -60,6 +63,16 @@ def test_the_plain_twin_of_the_course_learns_on_what_the_first_stage_leaves(ran,
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 5
     assert losses == sorted(losses, reverse=True)
+
+
+def test_training_shows_the_n_grams_only_beside_the_validation_set_that_they_were_scored_on(ran, tmp_path, monkeypatch):
+    monkeypatch.chdir(ran)
+    stores = read_dataset(layout.BATCHES, read_params().model).stores
+    best = read(ran, "baseline-compare/scores.json")["val"]["best_baseline_ppl"]
+    assert run.best_ngram(stores["val"]) == f" (n-grams {best:.2f})"
+    assert run.best_ngram(stores["train"]) == ""
+    monkeypatch.chdir(tmp_path)  # where nothing was compared
+    assert run.best_ngram(stores["val"]) == ""
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -48,8 +48,3 @@ def manifest_path(model: Path) -> Path:
 def state_path(model: Path) -> Path:
     """The state file beside a model file: all of the train state at the end of the run."""
     return model.with_suffix(".state.safetensors")
-
-
-def metrics_path(stage: str) -> Path:
-    """The headline numbers of a stage, as DVC and MLflow list them; its other numbers are in tables beside it."""
-    return PLOTS / stage / "metrics.json"

@@ -16,7 +16,8 @@ SENTENCES = 3  # how many of the best and of the worst
 
 def tables(dataset: Dataset, exported: ExportedModel) -> dict[str, bytes]:
     """Three files of ``plots/baseline-compare/`` by name."""
-    nll = {split: token_nll(exported.model(), store) for split, store in dataset.stores.items()}
+    model = exported.model()
+    nll = {split: token_nll(model, store) for split, store in dataset.stores.items()}
     tokens = dataset.tokenizer.tokens
     return {
         "cells.csv": cells_table(dataset, nll),
