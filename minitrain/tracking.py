@@ -11,7 +11,6 @@ and manifest, and the files in plots/ that dvc.yaml names.
 """
 
 import csv
-import getpass
 import itertools
 import json
 import os
@@ -148,18 +147,13 @@ def _read_log() -> Log:
 # ``training``, below, is a manifest, or as much of one as there is when a training failed.
 
 
-def _params(training: Mapping[str, Any]) -> dict[str, Any]:
-    """``params.yaml``, but model and training as they were: the file may have been changed since."""
-    return {**formats.read_yaml(PARAMS), **training["config"]}
-
-
 def _identity(training: Mapping[str, Any]) -> dict[str, str]:
     """What tells one run from another: other code may train the same bytes, and other n-grams be their measure."""
     model = {"model_sha256": training["files"][training["model"]]} if "model" in training else {}
     return {
         **model,
         "inputs_digest": training["inputs_digest"],
-        "params_digest": files.sha256(formats.json_bytes(_params(training))),
+        "params_digest": files.sha256(formats.json_bytes(formats.read_yaml(PARAMS))),
     }
 
 
@@ -178,7 +172,7 @@ def _find_run(client: MlflowClient, training: Mapping[str, Any], status: str) ->
 
 def _new_run(client: MlflowClient, name: str, training: Mapping[str, Any], log: Log, times: Times, status: str) -> str:
     """Log a training: parameters, data, every step and evaluation, and what is volatile and so in no manifest."""
-    params, summary = _params(training), formats.read_json(layout.BATCHES / "summary.json")
+    params, summary = formats.read_yaml(PARAMS), formats.read_json(layout.BATCHES / "summary.json")
     commit = os.environ.get("DVC_EXP_BASELINE_REV", "HEAD")
     first = min(times, default=None)
     tags = {
@@ -188,7 +182,6 @@ def _new_run(client: MlflowClient, name: str, training: Mapping[str, Any], log: 
         "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}",
         "mlflow.source.name": "stages/train.py",
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": getpass.getuser(),
         "mlflow.source.git.commit": _git("rev-parse", commit).strip() or "none",
     }
     began, ended = (_ms(limit(times.values(), default=time.time())) for limit in (min, max))
