@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minitrain.base import UserError
 from minitrain.base.process import run_command
-from proofs.project import DVC, must_run
+from proofs.project import make_repository
 from proofs.repeat import AGAIN, KILLED_AFTER, repeat
 
 KILLED = {f"killed after {part:.0%}" for part in KILLED_AFTER}
@@ -57,10 +57,7 @@ def plant(project: Path) -> None:
             f"    outs: [{path}]",
         ]
     (project / "dvc.yaml").write_text("\n".join(stages) + "\n")
-    for command in (["git", "init", "--quiet"], [*DVC, "init", "--quiet"], ["git", "add", "--all"]):
-        must_run(project, *command)
-    author = ("-c", "user.name=planted", "-c", "user.email=planted@localhost")
-    must_run(project, "git", *author, "commit", "--quiet", "--message", "planted")
+    make_repository(project)
 
 
 def main() -> None:

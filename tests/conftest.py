@@ -24,7 +24,7 @@ from minitrain.dataset.build import texts
 from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
 from minitrain.params import ModelConfig, TrainConfig
-from proofs.project import DVC, SHORT, copy_project, must_run
+from proofs.project import SHORT, copy_project
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test logs into the store of whoever runs it
@@ -135,17 +135,6 @@ def run_without(packages: tuple[str, ...], script: Path, folder: Path, hook: Pat
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(f"import sys; sys.modules.update(dict.fromkeys({packages}))")
     return run_python(folder, str(script), PYTHONPATH=f"{hook}{os.pathsep}{ROOT}")
-
-
-def init_git_and_dvc(project: Path) -> None:
-    (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")
-    must_run(project, "git", "init", "-q")
-    must_run(project, *DVC, "init", "-q")
-
-
-def commit_all(project: Path) -> None:
-    must_run(project, "git", "add", "-A")
-    must_run(project, "git", "-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "-qm", "x")
 
 
 def edit(path: Path, changes: dict[str, str]) -> None:

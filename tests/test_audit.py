@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import commit_all, edit, init_git_and_dvc, run_python
+from conftest import edit, run_python
 
 from minitrain.base.layout import STAGES
 from proofs import audit, program
-from proofs.project import DVC, ROOT, SHORT, copy_project, must_run
+from proofs.project import DVC, ROOT, SHORT, commit_all, copy_project, make_repository, must_run
 
 LEFT_BY_A_RUN = ("dvc.lock", "data", "models", "plots")
 TABLE = "plots/baseline-compare/perplexity_test.csv"
@@ -26,7 +26,7 @@ def dvc_commit(project: Path) -> None:
 def committed(tmp_path_factory):
     """A project that has run, in git and under DVC."""
     project = copy_project(tmp_path_factory.mktemp("audit") / "project", {**SHORT, "train.steps": 60})
-    init_git_and_dvc(project)
+    make_repository(project)
     must_run(project, sys.executable, "-c", program(*(stage.replace("-", "_") for stage in STAGES)))
     dvc_commit(project)
     return project

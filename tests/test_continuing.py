@@ -11,12 +11,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import commit_all, init_git_and_dvc, refused, run_python, run_stage
+from conftest import refused, run_python, run_stage
 from mlflow.tracking import MlflowClient
 
 from minitrain import mlflow_store, tracking
 from minitrain.base import files, layout
-from proofs.project import DVC, SHORT, copy_project, must_run, set_params, tree
+from proofs.project import DVC, SHORT, copy_project, make_repository, must_run, set_params, tree
 
 
 @pytest.fixture(autouse=True)
@@ -164,8 +164,7 @@ def test_checkpoints_are_in_the_project_whose_experiment_it_is(tmp_path, monkeyp
 
 def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c_and_has_its_mlflow_run(tmp_path):
     project = copy_project(tmp_path / "project", {**SHORT, "train.steps": 100})
-    init_git_and_dvc(project)
-    commit_all(project)
+    make_repository(project)
     experiment = [*DVC, "exp", "run", "--temp", "--name", "mine", "train"]
     first = subprocess.Popen(
         experiment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import commit_all, init_git_and_dvc, model_file, refused, run_python, run_stage
+from conftest import model_file, refused, run_python, run_stage
 from gate import change_json, manifest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -14,7 +14,7 @@ from store import runs, with_store
 
 from minitrain import mlflow_store, tracking
 from minitrain.base import UserError, layout
-from proofs.project import set_params, tree
+from proofs.project import make_repository, set_params, tree
 
 STAGES = layout.STAGES[1:]
 CURVES = {"loss", "lr", "grad_norm", "val_loss"}
@@ -167,8 +167,7 @@ def test_a_model_that_was_trained_with_other_parameters_is_not_logged_as_if_with
 
 
 def test_an_experiment_has_a_run_of_its_name_with_what_was_changed_and_the_commit(project, monkeypatch):
-    init_git_and_dvc(project)
-    commit_all(project)
+    make_repository(project)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     stem = model_file(project).stem
     tracking.log_run(STAGES, {})
