@@ -22,7 +22,8 @@
 #   make prove-library  what pip installs; the weights in PyTorch
 #   make prove-remote   a second clone by S3; seeds by Dask workers, one of them killed: 3 minutes
 #   make prove-planted  flaws planted in a DVC project: 4 minutes
-#   make check-all      all of it but prove-lock: three hours
+#   make check-all      tests, checks and all proofs of minutes: half an hour. prove-kills, prove-audit and prove-lock are
+#                       longer
 #
 # For those who change it: make format; make hooks; make lock (the lock files anew, after a change of pyproject.toml);
 # make page (the page around the plots, after a change of page/); make screens (its pictures in docs/screens)
@@ -55,7 +56,7 @@ report: .venv/run
 page: .venv/dev
 	python -m page.build
 
-# Nothing that lies in this folder or was installed in it takes part: no command of .venv, and, by -IS, no module.
+# Nothing else that lies in this folder or was installed in it takes part: no command of .venv, and, by -IS, no module.
 audit: export PATH := $(subst $(CURDIR)/.venv/bin:,,$(PATH))
 audit:
 	$(PYTHON) -IS proofs/audit.py make PYTHON=$(PYTHON) repro
@@ -112,10 +113,9 @@ repeat: .venv/run
 screens: .venv/run chromium
 	python -m proofs.pages --screens
 
-# Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing; prove-lock takes an hour
-# more and is left out.
-check-all: qemu check test explain audit prove-pages prove-cpus prove-damage prove-faults prove-planted prove-mlflow \
-  prove-library prove-remote prove-audit prove-kills bench
+# Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing.
+check-all: qemu check test prove-cpus prove-pages prove-library prove-mlflow prove-remote prove-planted prove-damage \
+  prove-faults audit
 
 prove-pages: chromium
 chromium:
