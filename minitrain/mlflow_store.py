@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from minitrain.base import UserError, files, layout
 
@@ -38,7 +39,7 @@ VIEW = {"name": "Changes and results", "createdAt": 0, "state": json.dumps(COLUM
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, or the local store at an absolute place: stages may run in a temporary folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_local_store()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(_local_store())
 
 
 def shown_uri() -> str:
@@ -51,6 +52,10 @@ def _local_store() -> Path:
     return layout.project().resolve() / "mlflow.db"
 
 
+def _sqlite_uri(path: Path) -> str:
+    return f"sqlite:///{quote(str(path))}"  # a folder may be called a%2Fb or a?b
+
+
 @contextmanager
 def open_store() -> Iterator[MlflowClient]:
     """The store. The local one is for one process at a time: two experiments may end together."""
@@ -60,7 +65,7 @@ def open_store() -> Iterator[MlflowClient]:
     with files.exclusive_lock(_local_store().with_name("mlruns"), wait=True):
         if not _local_store().exists():
             # MLflow builds its tables in many steps and cannot go on from half of them: a kill must leave all or none.
-            files.create(_local_store(), lambda path: MlflowClient(f"sqlite:///{path}").search_experiments())
+            files.create(_local_store(), lambda path: MlflowClient(_sqlite_uri(path)).search_experiments())
         yield MlflowClient(tracking_uri())
 
 

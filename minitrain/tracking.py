@@ -123,13 +123,15 @@ def _left_by(stages: Sequence[str], *kinds: str) -> list[Path]:
     """The files in ``plots`` that dvc.yaml names as what stages leave; what is missing is for the gate to say."""
     declared = formats.read_yaml(Path("dvc.yaml"))["stages"]
     outs = [out for stage in stages for kind in kinds for out in declared[stage].get(kind, []) if isinstance(out, dict)]
-    return [path for path in (Path(*out) for out in outs) if path.exists()]
+    return [path for path in (Path(*out) for out in outs) if path.is_relative_to(layout.PLOTS) and path.exists()]
 
 
 def _check_in_project(path: Path) -> None:
-    """UserError where a link is on the way: it may lead to what is not the project's."""
-    if path.resolve() != path.absolute():
-        raise UserError(f"{path}: expected a file, got a link to {path.resolve()}. Put the file itself here.")
+    """UserError where there is no file, or a link is on the way: it may lead to what is not the project's."""
+    if path.resolve() != path.absolute() or not path.is_file():
+        raise UserError(
+            f"{path}: expected a file, got a link, folder or pipe ({path.resolve()}). Put the file itself here."
+        )
 
 
 def _read_log() -> Log:

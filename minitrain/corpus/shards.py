@@ -42,7 +42,7 @@ class Corpus:
 
 def read_shards(folder: Path) -> Corpus:
     """What the ``*.jsonl`` of a folder hold, see ``parse_shards``; UserError when there is none."""
-    paths = sorted(folder.glob("*.jsonl"))
+    paths = sorted(folder.glob("[!.]*.jsonl"))
     if not paths:
         raise UserError(
             f"{folder}: expected a folder with at least one shard (*.jsonl), found none. See data.shards in "

@@ -24,7 +24,7 @@ from minitrain.training import checks, export, state
 ROUNDING = 1e-6  # relative; a loss is kept in float32's precision
 LOCKED = ModelConfig(vocab_size=64, d_model=64, n_heads=4, n_layers=2, d_ff=256, context=32)
 LOCKED_PARAMETERS = 103_680
-CODE_FOLDERS = ("minitrain", "stages", "course", "tests", "benchmarks", "proofs")
+CODE_FOLDERS = ("minitrain", "stages", "course", "tests", "benchmarks", "proofs", "examples", "page")
 
 Outcome = tuple[str, str, bool]  # expected, got, passed
 
@@ -162,7 +162,7 @@ def check_drift_picture(run: Run) -> Outcome:
 
 
 def check_no_pickle(run: Run) -> Outcome:
-    paths = [path for folder in CODE_FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
+    paths = [path for folder in CODE_FOLDERS for path in sorted(Path(folder).rglob("[!.]*.py"))]
     uses = [use for path in paths for use in unpickling.unpickling(path)]
     return "no pickle in the syntax tree of any file", "; ".join(uses) or "none", not uses
 
