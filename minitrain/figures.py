@@ -28,8 +28,8 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-# Told apart by the colour-blind too.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#666666"
+# Told apart by the colour-blind too; as on the page of make report (page/story.html).
+BLUE, ORANGE, GREEN, RED, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#666666"
 
 in_our_style: ContextDecorator = plt.style.context(["default", STYLE])  # whatever the user's matplotlibrc says
 
@@ -92,13 +92,13 @@ def perplexity_vs_n(metrics: Mapping[str, Any]) -> bytes:
     """Perplexity of the n-grams over n on each split, with the model and the floor as lines."""
     figure, axes = plt.subplots(1, len(metrics), figsize=(8, 4.3), sharey=True, squeeze=False, layout="constrained")
     for axis, (split, values) in zip(axes[0], metrics.items(), strict=True):
-        n_grams = (("add_alpha", "add-alpha", BLUE, 26), ("kneser_ney", "Kneser-Ney", GREEN, -20))
+        n_grams = (("add_alpha", "add-alpha", BLUE, 26), ("kneser_ney", "Kneser-Ney", PINK, -20))
         for key, label, color, above in n_grams:
             by_order = {int(n): value for n, value in values[key].items()}
             axis.plot(*zip(*sorted(by_order.items()), strict=True), "-o", markersize=4, color=color, label=label)
             best = min(by_order, key=by_order.__getitem__)
             _mark(axis, (best, by_order[best]), f"{by_order[best]:.2f} at n = {best}", color, above)
-        lines = (("model_ppl", "MiniGPT", RED, "-"), ("floor_ppl", "floor (entropy of the corpus)", GREY, "--"))
+        lines = (("model_ppl", "MiniGPT", RED, "-"), ("floor_ppl", "floor (entropy of the corpus)", GREEN, "--"))
         for key, label, color, style in lines:
             axis.axhline(values[key], color=color, linestyle=style, label=label)
             axis.annotate(

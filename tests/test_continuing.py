@@ -123,7 +123,7 @@ def test_a_start_says_how_many_others_are_unfinished_and_how_large_they_are(untr
         set_params(untrained, {"train.lr": lr})
         printed = killed_training(untrained)
     size = sum(map(len, tree(untrained / "checkpoints").values())) * 2 / 3 / 1e6
-    assert f"checkpoints holds 2 other unfinished runs, {size:.1f} MB. " in printed
+    assert f"unfinished runs of other settings in checkpoints: 2, {size:.1f} MB. " in printed
 
 
 def test_a_training_of_a_setting_that_is_at_work_in_another_folder_is_refused(untrained, tmp_path):

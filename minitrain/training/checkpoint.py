@@ -157,8 +157,8 @@ def say_what_others_left(folder: Path) -> None:
         size = sum(path.stat().st_size for other in others for path in other.iterdir())
         if others:
             print(
-                f"{folder.parent} holds {len(others)} other unfinished runs, {size / 1e6:.1f} MB. Which they are is in "
-                "manifest.json; remove the folder of one that will not go on"
+                f"unfinished runs of other settings in {folder.parent}: {len(others)}, {size / 1e6:.1f} MB. Which they "
+                "are is in manifest.json; remove the folder of one that will not go on"
             )
 
 
