@@ -1,7 +1,6 @@
 """What the tests of the gate share: which checks fail, and how to make the rest of a run fit a change."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,11 +87,6 @@ def measure_again() -> None:
     """Leave the metrics of the round trip as they are now, whatever they say."""
     stage = "checkpoint-roundtrip-verify"
     files.write_all(layout.PLOTS / stage, Run(read_params()).expected_plots(stage))
-
-
-def leak(project: Path) -> None:
-    shutil.copy(project / "data/batches/train.safetensors", project / "data/batches/val.safetensors")
-    bless(project)
 
 
 def another_dropout_seed(state: TrainState) -> None:

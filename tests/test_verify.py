@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import edit, refused, run_stage
+from conftest import refused, run_stage
 from gate import BEATS, change_json, manifest
 
 from minitrain.gate import checks
@@ -59,20 +59,3 @@ def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whol
     change_json(manifest(whole), lambda m: m.pop("step"))
     assert refused(run_stage(whole, "verify")).startswith(f"{RED}model, model files")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "break_file",
-    [
-        lambda p: edit(p / "plots/train/log.csv", {"\n0,4.": "\n0,x."}),
-        lambda p: change_json(manifest(p), lambda m: m.pop("inputs_digest")),
-    ],
-    ids=["log.csv", "manifest"],
-)
-def test_files_that_cannot_fill_a_lost_store_make_the_gate_red_not_break_it(whole, break_file):
-    (whole / "mlflow.db").unlink()
-    break_file(whole)
-    result = run_stage(whole, "verify")
-    assert (result.returncode, RED in result.stderr) == (1, True)
-    assert result.stdout.startswith("note: ")
-    assert "| **FAIL** | MLflow run |" in (whole / "PHASE_18_REPORT.md").read_text()
