@@ -1,15 +1,18 @@
-"""The project's code as data: what the engine imports, who may write, and what names a run's checkpoints.
+"""The project's code as data: what the engine imports, who may write, what names a run's checkpoints, what unpickles.
 
 Which file may import which: test_docs.py, by the picture of docs/architecture.md.
 """
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 from closure import import_closure
+from conftest import run_python
 
 from minitrain.base import code
+from minitrain.gate.unpickling import unpickling
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +61,6 @@ def test_every_file_is_written_by_the_one_writer():
 # --- the digest of the code ----------------------------------------------------------------------------
 
 
-def test_the_closure_follows_imports_inside_functions_and_packages():
-    closure = {path.as_posix() for path in import_closure(Path("stages/train.py"))}
-    assert {"stages/train.py", "stages/__init__.py", "minitrain/__init__.py"} <= closure
-    assert {"minitrain/minitorch/ops.py", "minitrain/minitorch/__init__.py", "minitrain/loop.py"} <= closure
-    assert "minitrain/tracking.py" in closure  # imported when needed
-    assert not closure & {"minitrain/figures.py", "minitrain/evaluation/ngram.py", "stages/verify.py"}
-
-
 @pytest.fixture
 def declaring(tmp_path, monkeypatch):
     """A folder whose stage declares a file, a folder and what is no code."""
@@ -76,15 +71,12 @@ def declaring(tmp_path, monkeypatch):
         Path("minitrain", name).write_text("x = 1")
 
 
-def test_the_code_of_a_stage_is_what_it_declares(declaring):
-    assert code.declared_code("train") == [Path("minitrain", name) for name in ("a.py", "room/b.py", "room/inner/d.py")]
-
-
 @pytest.mark.parametrize(
     ("change", "matters"),
     [
         (lambda: Path("minitrain/a.py").write_text("x = 2"), True),
         (lambda: Path("minitrain/room/b.py").write_text("x = 2"), True),
+        (lambda: Path("minitrain/room/inner/d.py").write_text("x = 2"), True),
         (lambda: Path("minitrain/room/d.py").write_text(""), True),
         (lambda: Path("minitrain/room/b.py").rename("minitrain/room/e.py"), True),
         (lambda: Path("minitrain/other.py").write_text("x = 2"), False),
@@ -95,3 +87,54 @@ def test_the_digest_changes_with_any_file_that_is_declared_and_no_other(declarin
     first = code.code_digest("train")
     change()
     assert (code.code_digest("train") != first) == matters
+
+
+# --- what the gate and the linter take for unpickling; that no file does it, the gate says ------------------
+
+
+UNPICKLES = [
+    "import pickle",
+    "import os, pickle as p",
+    "from pickle import loads",
+    "from joblib.externals import x",
+    "def f():\n    import dill",
+    "import shelve, marshal",
+    "from six.moves import cPickle",
+    "import numpy as np\nnp.load('x', allow_pickle=True)",
+    "import numpy as np\nflag = True\nnp.load('x', allow_pickle=flag)",
+    "np.lib.format.read_array(f, allow_pickle=1)",
+]
+DOES_NOT = [
+    "import numpy as np\nnp.load('x', allow_pickle=False)",
+    "import json\njson.load(f)",
+    "text = 'import pickle'  # pickle",
+    "checkpoint.save('x')",
+]
+
+
+@pytest.mark.parametrize("text", UNPICKLES + DOES_NOT)
+def test_what_could_unpickle_is_found_and_nothing_else(tmp_path, text):
+    (tmp_path / "x.py").write_text(text)
+    assert bool(unpickling(tmp_path / "x.py")) == (text in UNPICKLES)
+
+
+LINTED = {
+    "import pickle\n\npickle.loads(b'')\n": "S301",
+    "import marshal\n\nmarshal.loads(b'')\n": "S302",
+    "import shelve\n\nshelve.open('x')\n": "S301",
+    "import dill\n\ndill.loads(b'')\n": "S301",
+    "import pandas as pd\n\npd.read_pickle('x')\n": "S301",
+    "import yaml\n\nyaml.load('x', Loader=yaml.UnsafeLoader)\n": "S506",
+    "eval('1')\n": "S307",
+    "exec('x')\n": "S102",
+}
+
+
+def test_the_linter_refuses_what_unpickles(root, tmp_path):
+    for number, text in enumerate(LINTED):
+        (tmp_path / f"{number}.py").write_text(text)
+    ruff = ["-m", "ruff", "check", "--no-cache", "--output-format", "json", "--config", str(root / "pyproject.toml")]
+    found = {
+        (Path(problem["filename"]).name, problem["code"]) for problem in json.loads(run_python(tmp_path, *ruff).stdout)
+    }
+    assert {(f"{number}.py", rule) for number, rule in enumerate(LINTED.values())} <= found

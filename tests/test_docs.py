@@ -1,4 +1,4 @@
-"""The documents against the project: the picture of docs/architecture.md, and the paths and commands that they name."""
+"""The documents against the project: the picture of docs/architecture.md, the paths and commands that they name, the plots' page."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from closure import imported_modules
 from minitrain.base import formats, layout
 from minitrain.gate import checks
 from minitrain.params import read_params
+from page import build
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "data/README.md"]
@@ -65,38 +66,28 @@ def rooms_imported_by(path: Path) -> set[str]:
     return {parts[1] for parts in modules if parts[0] == "minitrain" and len(parts) > 1}
 
 
-def test_the_picture_shows_every_room():
-    rooms = {path.parts[1].removesuffix(".py") for path in Path("minitrain").rglob("*.py")}
-    assert set(read_picture()[0]) == rooms - {"__init__"}
-
-
-def test_imports_only_go_down_the_floors_of_the_picture():
+def test_the_picture_shows_every_room_and_imports_only_go_down_its_floors():
     floor_of, _ = read_picture()
-    for path in sorted(Path("minitrain").rglob("*.py")):
-        if path != Path("minitrain/__init__.py"):
-            for room in rooms_imported_by(path):
-                assert floor_of[room] <= floor_of[path.parts[1].removesuffix(".py")], f"{path} imports {room}"
+    paths = [path for path in sorted(Path("minitrain").rglob("*.py")) if path != Path("minitrain/__init__.py")]
+    assert set(floor_of) == {path.parts[1].removesuffix(".py") for path in paths}
+    for path in paths:
+        for room in rooms_imported_by(path):
+            assert floor_of[room] <= floor_of[path.parts[1].removesuffix(".py")], f"{path} imports {room}"
 
 
-def test_each_program_stands_on_the_highest_floor_that_it_uses():
+def test_each_program_stands_on_the_highest_floor_that_it_uses_and_leaves_what_the_picture_says():
     floor_of, programs = read_picture()
-    assert set(programs) == {*layout.STAGES, "verify", "minitrain.corpus"}
-    for stage in (*layout.STAGES, "verify"):
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    assert set(programs) == {*stages, "minitrain.corpus"}
+    for stage, content in stages.items():
+        floor, shown = programs[stage]
         rooms = rooms_imported_by(Path("stages", stage.replace("-", "_") + ".py"))
         # Tracking is left out: it only observes.
-        assert programs[stage][0] == max(floor_of[room] for room in rooms - {"tracking"}), stage
-    assert programs["minitrain.corpus"][0] == floor_of["corpus"]
-
-
-def test_each_stage_leaves_what_the_picture_says():
-    for stage, content in yaml.safe_load(Path("dvc.yaml").read_text())["stages"].items():
+        assert floor == max(floor_of[room] for room in rooms - {"tracking"}), stage
         left = [out for kind in ("outs", "metrics", "plots") for out in content.get(kind, [])]
         paths = {Path(out) if isinstance(out, str) else Path(*out) for out in left}
-        shown = read_picture()[1][stage][1]
-        for path in paths:
-            assert any(path.is_relative_to(place) for place in shown), f"{stage} leaves {path}"
-        for place in shown:
-            assert any(path.is_relative_to(place) for path in paths), f"{stage} leaves nothing in {place}"
+        assert all(any(path.is_relative_to(place) for place in shown) for path in paths), stage
+        assert all(any(path.is_relative_to(place) for path in paths) for place in shown), stage
 
 
 # --- the README's figures -------------------------------------------------------------------------------
@@ -135,13 +126,9 @@ def code_in(document: str) -> str:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_link_leads_to_a_file(document):
+def test_every_link_and_every_path_leads_to_a_file_or_is_left_by_a_run(document):
     for target in re.findall(r"\]\(([^)]+)\)", Path(document).read_text()):
         assert target.startswith(("https://", "#")) or (Path(document).parent / target).exists(), target
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_path_exists_or_is_left_by_a_run(document):
     words = [word.strip(",;:").split("::")[0] for word in code_in(document).split()]
     paths = [word for word in words if re.fullmatch(r"[\w./-]*(\w/[\w./-]*|\.(py|md|yaml|json|lock|csv|db))", word)]
     assert paths
@@ -159,3 +146,30 @@ def test_every_command_has_a_target_a_stage_or_a_module(document):
     for module in re.findall(r"python -m ([\w.]+)", code):
         path = Path(*module.split("."))
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+# --- the page of ``dvc plots`` -----------------------------------------------------------------------------
+
+
+def test_the_committed_page_is_made_of_the_story_and_the_locked_vega():
+    assert build.PAGE.read_bytes() == build.build(), "make it again with: python -m page.build"
+
+
+def test_the_page_holds_all_that_it_runs_and_dvc_puts_its_plots_into_it():
+    page = build.PAGE.read_text()
+    assert page.count("{plot_divs}") == 1
+    assert "{scripts}" not in page  # those that DVC would load from the network
+    assert not re.findall(r"\b(?:src|href)=", (build.HERE / "story.html").read_text())
+
+
+def test_each_plot_has_a_place_in_the_story_and_a_template():
+    plots = {
+        name.replace(" ", "_"): settings
+        for plot in yaml.safe_load(Path("dvc.yaml").read_text())["plots"]
+        for name, settings in plot.items()
+    }
+    story = (build.HERE / "story.html").read_text()
+    places = [plot for names in re.findall(r'data-plots="([^"]+)"', story) for plot in names.split()]
+    assert sorted(place for place in places if not place.startswith("plots_")) == sorted(plots)
+    used = {settings["template"] for settings in plots.values()}
+    assert used == {"simple", *(path.stem for path in Path(".dvc/plots").glob("*.json"))}  # simple: DVC's own

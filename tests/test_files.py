@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and a damaged one is refused.
 
-That a write which fails leaves the old file is shown by proofs/faults.py, at every operation of the writer.
+That a write which fails leaves the old file is shown by proofs/faults.py, at every operation of the writer; that a
+changed bit or a cut is noticed, by proofs/damage.py.
 """
 
 import csv
@@ -46,15 +47,6 @@ def test_the_format_is_still_the_same():
     assert tensors.encode_tensors({"n": np.asarray(7, dtype=np.int64)}) == expected
 
 
-def test_a_file_cut_at_any_place_or_grown_or_with_a_header_of_2_63_bytes_is_refused():
-    """With any bit flipped: proofs/damage.py."""
-    data = tensors.encode_tensors(TENSORS)
-    cut = [data[:size] for size in range(len(data))]
-    for damaged in (*cut, data + b"\0", data + data, (2**63).to_bytes(8, "little") + data[8:]):
-        with pytest.raises(UserError, match="^t: "):
-            tensors.decode_tensors(damaged, "t")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -92,11 +84,6 @@ def test_what_is_no_regular_file_is_named_as_what_it_is(tmp_path, put, message):
     put(tmp_path / "f")
     with pytest.raises(UserError, match=f"/f: {message}"):
         files.read_bytes(tmp_path / "f")
-
-
-def test_a_name_that_no_file_can_have_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be read: .*embedded null"):
-        files.read_bytes(tmp_path / "a\0b")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +129,7 @@ def test_what_dead_writers_left_of_a_file_goes_with_the_next_write_and_nothing_e
     assert {path.name for path in tmp_path.iterdir()} == {"f"} | others
 
 
-def test_removing_removes_or_says_why_not(tmp_path):
-    files.remove(tmp_path / "none")
+def test_what_cannot_be_removed_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be removed: "):
         files.remove(tmp_path)
 
@@ -155,12 +141,6 @@ def test_a_folder_is_locked_by_one_until_it_is_done(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_locked_is_one_clear_error(tmp_path):
-    (tmp_path / "at").write_bytes(b"a file")
-    with pytest.raises(UserError, match="work: cannot be locked: Not a directory"):
-        files.exclusive_lock(tmp_path / "at" / "work").__enter__()
-
-
 # --- one spelling ------------------------------------------------------------------------------------
 
 
@@ -170,14 +150,13 @@ def test_json_is_sorted_utf8_and_refuses_nan():
         formats.json_bytes(float("nan"))
 
 
-def test_metrics_keep_six_digits_and_tables_tell_float32_apart():
+def test_metrics_keep_six_digits():
     assert formats.rounded({"x": [0.123456789, 1, "t", True]}) == {"x": [0.123457, 1, "t", True]}
+
+
+def test_tables_tell_float32_apart_and_a_cell_with_a_comma_stays_one_cell():
     one, next_one = 1.0, float(np.nextafter(np.float32(1), np.float32(2)))
-    names, *rows = formats.csv_bytes(["a", "b"], [(1, one), (2, next_one)]).decode().splitlines()
-    assert names == "a,b"
-    assert [np.float32(row.split(",")[1]) for row in rows] == [one, next_one]
-
-
-def test_a_cell_with_a_comma_stays_one_cell():
-    _, row = formats.csv_bytes(["token", "p"], [('a,"b', 0.5)]).decode().splitlines()
-    assert next(csv.reader([row])) == ['a,"b', "0.5"]
+    table = formats.csv_bytes(["a", "b"], [('x,"y', one), ("z", next_one)]).decode()
+    names, first, second = csv.reader(table.splitlines())
+    assert (names, first[0]) == (["a", "b"], 'x,"y')
+    assert [np.float32(row[1]) for row in (first, second)] == [one, next_one]

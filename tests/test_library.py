@@ -1,11 +1,9 @@
-"""The library: it installs, and it trains, resumes, saves, loads and scores without the pipeline."""
+"""The library: it trains, resumes, saves, loads and scores without the pipeline."""
 
 import json
 import re
-import shutil
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,24 +14,10 @@ import minitrain
 from minitrain import loop
 from minitrain.dataset.read import read_dataset
 from minitrain.minitorch import arithmetic
-from minitrain.params import read_params
-from minitrain.scoring import token_nll
 from minitrain.training.state import initial_state
-from proofs.project import copy_project, must_run
+from proofs.project import must_run
 
-# --- what is installed ---------------------------------------------------------------------------------
-
-
-def test_the_wheel_holds_the_package_with_its_types_and_nothing_else(root, tmp_path):
-    source = copy_project(tmp_path / "source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, source)
-    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index")
-    must_run(source, *pip, "--wheel-dir", str(tmp_path), str(source))
-    (wheel,) = tmp_path.glob("minitrain-*-py3-none-any.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    here = {path.relative_to(root).as_posix() for path in (root / "minitrain").rglob("*.py*")}
-    assert held == {name for name in here if "__pycache__" not in name} | {"minitrain/py.typed"}
+# --- what is installed: make prove-library ---------------------------------------------------------------
 
 
 def test_the_library_needs_the_packages_that_pyproject_names_and_no_other(root, monkeypatch):
@@ -83,41 +67,24 @@ def test_the_library_trains_to_the_bits_of_the_loop_and_its_model_comes_back(tra
     assert loaded.weights.tobytes() == ours.best.weights.tobytes()
 
 
-@pytest.fixture
-def chosen(monkeypatch) -> list[str]:
-    """The arithmetic that is put in force."""
+def test_the_arithmetic_is_that_of_the_config(train_set, val_set, monkeypatch):
     taken: list[str] = []
     monkeypatch.setattr(arithmetic, "use", taken.append)
-    return taken
-
-
-def test_the_arithmetic_is_that_of_the_config(train_set, val_set, chosen):
     native = minitrain.ModelConfig(**(vars(TINY_MODEL) | {"arithmetic": "native"}))
     minitrain.train(initial_state(native, TINY_TRAIN), train_set, val_set, native, TINY_TRAIN)
-    assert chosen == ["native"]
+    assert taken == ["native"]
 
 
-def test_the_model_of_the_pipeline_loads_and_scores_as_the_pipeline_does(ran, monkeypatch):
+def test_the_model_of_the_pipeline_loads_and_scores_as_the_pipeline_does(ran):
     loaded = minitrain.load(ran / "models")
-    monkeypatch.chdir(ran)
-    dataset = read_dataset(Path("data/batches"), read_params().model)
-    assert (loaded.config, loaded.tokenizer) == (read_params().model, dataset.tokenizer)
-    test_set = dataset.stores["test"]
-    sequences = minitrain.token_store(test_set.sequences())
+    test_set = read_dataset(ran / "data/batches", loaded.config).stores["test"]
     texts = [loaded.tokenizer.decode(sequence) for sequence in test_set.sequences()]
-    assert minitrain.tokenize(texts, loaded.tokenizer).tokens.tobytes() == test_set.tokens.tobytes()
-    nll = minitrain.score(loaded.weights, sequences, loaded.config)
-    assert nll.tobytes() == token_nll(loaded.model(), test_set).tobytes()
-    assert minitrain.perplexity(nll) == pytest.approx(
-        json.loads(Path("plots/baseline-compare/metrics.json").read_text())["test_ppl"], rel=1e-5
+    sequences = minitrain.tokenize(texts, loaded.tokenizer)
+    assert sequences.tokens.tobytes() == test_set.tokens.tobytes()
+    measured = json.loads((ran / "plots/baseline-compare/metrics.json").read_text())["test_ppl"]
+    assert minitrain.perplexity(minitrain.score(loaded.weights, sequences, loaded.config)) == pytest.approx(
+        measured, rel=1e-5
     )
-
-
-def test_a_shape_whose_heads_cannot_be_is_refused():
-    with pytest.raises(
-        ValueError, match=r"n_heads\n.* expected a divisor of d_model / 2 = 4 \(each head rotates pairs\), got 3"
-    ):
-        minitrain.ModelConfig(**(vars(TINY_MODEL) | {"n_heads": 3}))
 
 
 BAD_SEQUENCES = {

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import ruamel.yaml
 from conftest import ROOT
-from pydantic import ValidationError
 
 from minitrain.base.errors import UserError
 from minitrain.params import Params, read_params
@@ -27,18 +26,6 @@ def read_by_dvc(text: str) -> dict:
 
 def test_the_committed_file_is_read_as_dvc_reads_it(tmp_path):
     assert dataclasses.asdict(read_text(tmp_path, TEXT)) == read_by_dvc(TEXT)
-
-
-def test_params_cannot_be_changed_or_made_wrong(tmp_path):
-    params = read_text(tmp_path, TEXT)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        params.train.steps = 5
-    assert dataclasses.replace(params.train, steps=5).steps == 5
-    for wrong in ({"steps": 0}, {"steps": 5.0}, {"lr": "0.1"}, {"stepps": 5}):
-        with pytest.raises((ValidationError, TypeError)):
-            dataclasses.replace(params.train, **wrong)
-    with pytest.raises(ValidationError, match="a path inside the project"):
-        dataclasses.replace(params, data=dataclasses.replace(params.data, shards="/x"))
 
 
 WHOLE = "train.steps: expected a whole number"
@@ -103,48 +90,10 @@ def test_what_is_wrong_is_named(tmp_path, name):
     assert message in str(caught.value)
 
 
-# fmt: off
-SPELLINGS = [
-    "7", "07", "010", "0o10", "0x7", "0x10", "0b11", "+1", "-7", "7_0", "2_000", "7.0", "7.", ".5",
-    "+.5", ".5e1", ".5e+1", "5.e0", "1e1", "1e3", "1E1", "1e+1", "1e-8", "1.0e-8", "1e400", "0", "00",
-    "0.", "1:30", "1:30.5", "190:20:30", "yes", "no", "on", "off", "y", "n", "true", "True",
-    "TRUE", "false", "tRUE", "null", "~", "Null", ".inf", "-.inf", ".Inf", ".nan", ".NaN", "2001-01-01",
-    "0.1_5", "1_0.5", "_1", "'7'", '"7"', "!!int|7", "!!float|7", "!!str|7", "<<",
-]
-# fmt: on
-
-
-@pytest.mark.parametrize("key", ["steps: 2000", "weight_decay: 0.1"])
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_value_is_what_dvc_reads_or_refused(tmp_path, key, spelling):
-    name = key.split(":")[0]
-    text = TEXT.replace(key, f"{name}: {spelling.replace('|', ' ')}", 1)
-    try:
-        got = getattr(read_text(tmp_path, text).train, name)
-    except UserError as error:
-        assert "params.yaml:" in str(error)
-    else:
-        expected = read_by_dvc(text)["train"][name]
-        assert got == expected
-        assert not isinstance(expected, bool | str)
-
-
 @pytest.mark.parametrize(
     ("spelling", "value"), [("010", 10), ("1e1", 10.0), ("+.5", 0.5), ("10", 10.0), ("1E-3", 1e-3)]
 )
-def test_plain_spellings_of_yaml_1_2_are_numbers(tmp_path, spelling, value):
+def test_a_value_is_what_dvc_reads(tmp_path, spelling, value):
+    """YAML 1.2; by 1.1, as PyYAML reads it, some of these are texts or octal."""
     text = TEXT.replace("weight_decay: 0.1", f"weight_decay: {spelling}")
-    assert read_text(tmp_path, text).train.weight_decay == value
-
-
-@pytest.mark.parametrize("content", ["", "5", "[]", "just text", "data: 1"])
-def test_what_is_no_params_file_is_named(tmp_path, content):
-    with pytest.raises(UserError, match=r"params\.yaml"):
-        read_text(tmp_path, content)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(
-        UserError, match="nowhere.yaml: cannot be read: No such file or directory. Run this in the project's root"
-    ):
-        read_params(tmp_path / "nowhere.yaml")
+    assert read_text(tmp_path, text).train.weight_decay == read_by_dvc(text)["train"]["weight_decay"] == value
