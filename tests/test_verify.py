@@ -3,7 +3,6 @@
 import json
 import re
 
-import pytest
 from conftest import refused, run_stage
 from gate import BEATS, change_json, manifest
 
@@ -23,17 +22,14 @@ def test_a_short_run_fails_only_where_24_steps_are_too_few_and_the_gate_ends_wit
     assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 2}
 
 
-def test_an_experiment_records_a_weak_model_but_no_broken_file(whole):
-    """Under `dvc exp run` (which sets this variable) a poor result is a result; damage is still damage."""
-    experiment = {"DVC_EXP_BASELINE_REV": "HEAD"}
-    result = run_stage(whole, "verify", **experiment)
+def test_an_experiment_records_a_weak_model(whole):
+    """`dvc exp run` sets this variable. That damage is still damage: test_gate_items.py."""
+    result = run_stage(whole, "verify", DVC_EXP_BASELINE_REV="HEAD")
     assert result.returncode == 0, result.stderr
     red = "THE GATE IS RED: beats n-grams on val, beats n-grams on test (recorded all the same"
     assert result.stdout.splitlines()[-1].startswith(red)
     assert f"**{red}" in (whole / "PHASE_18_REPORT.md").read_text()
     assert json.loads((whole / "plots/verify/metrics.json").read_text()) == {"failed": 2}
-    (whole / "models/stray").write_text("x")
-    assert run_stage(whole, "verify", **experiment).returncode == 1
 
 
 def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkeypatch):
@@ -53,9 +49,8 @@ def test_a_green_gate_leaves_its_metrics_and_a_report_with_the_run(whole, monkey
     assert re.search(r"MLflow: runs:/[0-9a-f]{32} in mlflow.db\n", result.stdout)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]"])
-def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whole, content):
-    (whole / "plots/fp16-drift/drift.json").write_text(content)
+def test_files_that_parse_but_are_no_metrics_make_the_gate_red_not_break_it(whole):
+    (whole / "plots/fp16-drift/drift.json").write_text("[]")
     change_json(manifest(whole), lambda m: m.pop("step"))
     assert refused(run_stage(whole, "verify")).startswith(f"{RED}model, model files")
     assert "THE GATE IS RED" in (whole / "PHASE_18_REPORT.md").read_text()
