@@ -1,4 +1,4 @@
-"""The project's code as data: what the engine imports, who may write, what names a run's checkpoints, what unpickles.
+"""The project's code as data: who may write, what names a run's checkpoints, what unpickles.
 
 Which file may import which: test_docs.py, by the picture of docs/architecture.md.
 """
@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-from closure import import_closure
 from conftest import run_python
 
 from minitrain.base import code
@@ -20,22 +19,9 @@ def in_root(root, monkeypatch):
     monkeypatch.chdir(root)
 
 
-def files_of(folder: str) -> list[Path]:
-    return sorted(path for path in Path(folder).rglob("*.py") if path != Path("minitrain/__init__.py"))
-
-
-def test_the_engine_knows_nothing_of_texts_files_or_models():
-    for path in files_of("minitrain/minitorch"):
-        others = [other for other in import_closure(path) if "minitorch" not in other.parts]
-        assert set(others) <= {Path("minitrain", n) for n in ("__init__.py", "base/__init__.py", "base/errors.py")}
-
-
-def test_no_file_is_longer_than_one_sitting_and_no_stage_than_thirty_statements():
-    for path in [*files_of("minitrain"), *files_of("stages")]:
+def test_no_file_is_longer_than_one_sitting():
+    for path in [*Path("minitrain").rglob("*.py"), *Path("stages").rglob("*.py")]:
         assert len(path.read_text().splitlines()) <= 300, path
-    for path in files_of("stages"):
-        tree = ast.parse(path.read_text())
-        assert sum(isinstance(node, ast.stmt) for node in ast.walk(tree)) - 1 <= 30, path  # without its docstring
 
 
 def test_every_file_is_written_by_the_one_writer():
