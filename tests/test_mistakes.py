@@ -1,7 +1,7 @@
 """A user's mistake is answered by one clear line, and nothing half-written is left.
 
-What is wrong with rows, shards and parameters, one by one: test_corpus.py, test_params.py; with batches: test_batches.py; a training that diverges:
-test_tracking.py.
+What is wrong with rows, shards and parameters, one by one: test_corpus.py, test_params.py; with batches:
+test_batches.py; a training that diverges: test_tracking.py.
 """
 
 import re
