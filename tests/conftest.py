@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -23,6 +24,7 @@ from minitrain.corpus.shards import Corpus, read_corpus
 from minitrain.dataset.build import texts
 from minitrain.dataset.stores import TokenStore
 from minitrain.dataset.tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+from minitrain.minitorch import arithmetic
 from minitrain.params import ModelConfig, TrainConfig
 from proofs.project import SHORT, copy_project
 
@@ -79,17 +81,21 @@ def bpe(rows) -> Tokenizer:
     return train_tokenizer(texts(rows), 64)
 
 
+def store_of(*sequences: Sequence[int]) -> TokenStore:
+    """A store of some sequences, each of a cell of its own."""
+    ids, offsets = np.arange(len(sequences)), np.cumsum([0, *map(len, sequences)]).astype(np.int64)
+    tokens = np.concatenate(sequences).astype(np.uint16)
+    return TokenStore(tokens, offsets, ids.astype(np.int32), (ids % 2).astype(np.uint8))
+
+
 def random_store(
     n: int, seed: int, vocab_size: int = TINY_MODEL.vocab_size, longest: int = TINY_MODEL.context + 1
 ) -> TokenStore:
     """n sequences of random tokens and lengths, ``<bos>`` and ``<eos>`` included."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    sequences = [
-        [BOS, *rng.integers(4, vocab_size, size=length - 2), EOS] for length in rng.integers(3, longest + 1, n)
-    ]
-    offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
-    direction = np.arange(n, dtype=np.uint8) % 2
-    return TokenStore(np.concatenate(sequences).astype(np.uint16), offsets, np.arange(n, dtype=np.int32), direction)
+    return store_of(
+        *([BOS, *rng.integers(4, vocab_size, size=length - 2), EOS] for length in rng.integers(3, longest + 1, n))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +106,13 @@ def train_set() -> TokenStore:
 @pytest.fixture(scope="session")
 def val_set() -> TokenStore:
     return random_store(7, seed=2)
+
+
+@pytest.fixture
+def back_to_exact():
+    """For a test that chooses another arithmetic: after it, arithmetic is exact again."""
+    yield
+    arithmetic.use("exact")
 
 
 def run_stage(project: Path, stage: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -17,17 +17,15 @@ ROUNDOFF = {np.float32: Fraction(1, 2**24), np.float64: Fraction(1, 2**53)}
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-@pytest.fixture(autouse=True)
-def exact():
-    arithmetic.use("exact")
-    yield
-    arithmetic.use("exact")
-
-
 def numbers(shape, dtype=np.float32, spread=1.0, seed=0):
     """Numbers whose magnitudes differ by e^spread and more."""
     rng = np.random.Generator(np.random.PCG64(seed))
     return (rng.normal(size=shape) * np.exp(spread * rng.normal(size=shape))).astype(dtype)
+
+
+def tiny_model(dtype=np.float32):
+    weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1))).astype(dtype)
+    return MiniGPT.with_weights(TINY_MODEL, weights, np.zeros_like(weights))
 
 
 def true_product(a, b):
@@ -52,20 +50,6 @@ def test_a_product_is_within_its_bound(dtype, n_terms):
             assert abs(Fraction(float(got[i, j])) - entry) <= bound
 
 
-@pytest.mark.parametrize(("n_terms", "bits"), [(512, 22), (513, 21), (2049, 20)])
-def test_a_float64_product_of_numbers_with_the_largest_rest_is_within_its_bound(n_terms, bits):
-    x = np.full((1, n_terms), 0.5 + 2.0 ** -(bits + 1) * (1 + 2.0**-20))
-    error = abs(Fraction(arithmetic.matmul(x, x.T).item()) - n_terms * Fraction(x[0, 0]) ** 2)
-    assert error <= n_terms * Fraction(1, 4 ** (bits - 1))
-
-
-@pytest.mark.parametrize("value", [0.0, 2.0**-149, 2.0**-126, 2.0**100])
-def test_rows_of_one_number_of_any_size_are_rounded_to_themselves(value):
-    x = np.full((2, 3), value, np.float32)
-    for axes in ((), (1,)):
-        assert (arithmetic.rounded(x, *axes) == x).all() or 0 < value < 2.0**-126
-
-
 @pytest.mark.parametrize("axes", [(), (1,), (0,), (0, 1)])
 def test_rounding_is_by_at_most_a_step_and_leaves_so_few_bits_that_sums_are_exact(axes):
     x = numbers((40, 300), spread=3.0)
@@ -78,20 +62,15 @@ def test_rounding_is_by_at_most_a_step_and_leaves_so_few_bits_that_sums_are_exac
     assert np.abs(whole).max() <= 2**22
 
 
-def test_no_order_of_the_terms_changes_a_product():
-    a, b = arithmetic.rounded(numbers((5, 300)), 1), arithmetic.rounded(numbers((300, 6), seed=1))
+@pytest.mark.parametrize("n_terms", [300, 4096])  # of more than 512, each factor has fewer bits
+def test_no_order_of_the_terms_changes_a_product(n_terms):
+    a, b = np.abs(numbers((2, n_terms), spread=0)), np.abs(numbers((n_terms, 3), spread=0, seed=1))
+    a, b = arithmetic.rounded(a, 1), arithmetic.rounded(b)
     product = arithmetic.matmul(a, b)
-    for order in (np.arange(300)[::-1], np.argsort(numbers(300, seed=2))):
+    for order in (np.arange(n_terms)[::-1], np.argsort(numbers(n_terms, seed=2))):
         assert arithmetic.matmul(a[:, order], b[order]).tobytes() == product.tobytes()
     added_by_python = [[np.float32(float(entry)) for entry in row] for row in true_product(a, b)]
     assert np.array(added_by_python).tobytes() == product.tobytes()
-
-
-def test_more_products_than_512_get_fewer_bits_each():
-    x = np.full((1, 4096), np.float32(1 - 2**-24))
-    assert (arithmetic.rounded(x, 1) == 1).all()  # 20 bits
-    row = arithmetic.rounded(numbers((1, 4096)), 1)
-    assert arithmetic.matmul(row, row.T).item() == np.float32(sum(float(v) ** 2 for v in row[0]))
 
 
 # --- sums and functions ------------------------------------------------------------------------------
@@ -131,14 +110,6 @@ def test_cosine_and_sine_are_within_their_bound(largest):
     angles = np.linspace(-largest, largest, 2001)
     for got, exact in zip(arithmetic.cos_sin(angles), (np.cos, np.sin), strict=True):
         assert (np.abs(got - exact(angles.astype(np.longdouble))) <= 2e-15 * max(1, largest)).all()
-    cos, sin = arithmetic.cos_sin(largest)
-    assert (cos, sin) == tuple(table[-1] for table in arithmetic.cos_sin(angles))
-
-
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 1234])
-def test_a_power_is_within_its_bound(n):
-    exact = Fraction(0.95) ** n
-    assert abs(Fraction(arithmetic.power(0.95, n)) - exact) <= max(1, n) * Fraction(2e-16) * exact
 
 
 def test_a_masked_key_weighs_exactly_nothing_and_large_numbers_stay_finite():
@@ -155,8 +126,7 @@ def test_a_masked_key_weighs_exactly_nothing_and_large_numbers_stay_finite():
 
 @BOTH
 def test_a_sequence_scores_the_same_bits_in_any_batch(val_set, dtype):
-    weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1))).astype(dtype)
-    model = MiniGPT.with_weights(TINY_MODEL, weights)
+    model = tiny_model(dtype)
     alone = token_nll(model, val_set, batch_size=1)
     for batch_size in (2, 3, 7):
         assert token_nll(model, val_set, batch_size=batch_size).tobytes() == alone.tobytes()
@@ -165,8 +135,7 @@ def test_a_sequence_scores_the_same_bits_in_any_batch(val_set, dtype):
 def test_with_one_step_of_rounding_for_a_whole_batch_it_would_not(val_set, monkeypatch):
     for module in (ops, sequence_ops):
         monkeypatch.setattr(module, "rounded", lambda x, *_: arithmetic.rounded(x))
-    weights = initial_weights(MiniGPT(TINY_MODEL), np.random.Generator(np.random.PCG64(1)))
-    model = MiniGPT.with_weights(TINY_MODEL, weights)
+    model = tiny_model()
     assert token_nll(model, val_set, batch_size=1).tobytes() != token_nll(model, val_set, batch_size=7).tobytes()
 
 
@@ -189,10 +158,7 @@ def test_every_factor_of_every_product_is_rounded(val_set, monkeypatch):
 
     for module in (ops, sequence_ops):
         monkeypatch.setattr(module, "matmul", matmul)
-    model = MiniGPT(TINY_MODEL)
-    weights = initial_weights(model, np.random.Generator(np.random.PCG64(1)))
-    model.bind(weights, np.zeros_like(weights))
-    tape, shard = Tape(), pad(val_set, np.arange(len(val_set)))
+    model, tape, shard = tiny_model(), Tape(), pad(val_set, np.arange(len(val_set)))
     tape.backward(model.loss(tape, shard, shard.n_targets))
     model.logits(Tape(recording=False), shard.tokens)
     assert len(seen) > 30
@@ -286,7 +252,7 @@ def test_a_library_that_multiplies_in_another_way_is_refused_by_name(monkeypatch
         arithmetic.use("exact")
 
 
-def test_native_is_numpys_own():
+def test_native_is_numpys_own(back_to_exact):
     arithmetic.use("native")
     a, b = numbers((5, 30)), numbers((30, 6), seed=1)
     assert arithmetic.matmul(arithmetic.rounded(a), b).tobytes() == (a @ b).tobytes()

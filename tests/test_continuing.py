@@ -4,19 +4,16 @@ None costs another its checkpoints, in whatever folder it runs.
 A real SIGKILL at every moment: proofs/kills.py.
 """
 
-import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import refused, run_python, run_stage
-from mlflow.tracking import MlflowClient
 
-from minitrain import mlflow_store, tracking
+from minitrain import tracking
 from minitrain.base import files, layout
-from proofs.project import DVC, SHORT, copy_project, make_repository, must_run, set_params, tree
+from proofs.project import SHORT, set_params, tree
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +67,6 @@ def test_training_again_trains_again(ran, whole):
     assert trained(whole) == trained(ran)
 
 
-def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
-    """A dvc that is ended by SIGTERM leaves its stage at work; dvc repro would then start a second one."""
-    with files.exclusive_lock(untrained):
-        before = tree(untrained)
-        assert f"{untrained}: another run is at work here" in refused(run_stage(untrained, "train"))
-        assert tree(untrained) == before
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_first_and_goes_on_from_there_to_the_same_bytes(ran, untrained, how):
     stopped = stopped_training(untrained, how)
@@ -97,6 +86,17 @@ def test_a_checkpoint_of_other_parameters_or_code_is_not_used(untrained):
         file.write("# another line of training code\n")
     assert "going on from step" not in killed_training(untrained)
     assert len(list(untrained.glob("checkpoints/*"))) == 3
+
+
+def test_a_training_beside_another_is_refused_and_harms_nothing(untrained):
+    """In one folder (a dvc that is ended by SIGTERM leaves its stage at work), or in two that share their checkpoints."""
+    killed_training(untrained)
+    (shared,) = untrained.glob("checkpoints/*")
+    for folder in (untrained, shared):
+        with files.exclusive_lock(folder):
+            before = tree(untrained)
+            assert f"{folder}: another run is at work here" in refused(run_stage(untrained, "train"))
+            assert tree(untrained) == before
 
 
 # --- several settings, each stopped before its end -------------------------------------------------------
@@ -126,23 +126,6 @@ def test_a_start_says_how_many_others_are_unfinished_and_how_large_they_are(untr
     assert f"unfinished runs of other settings in checkpoints: 2, {size:.1f} MB. " in printed
 
 
-def test_a_training_of_a_setting_that_is_at_work_in_another_folder_is_refused(untrained, tmp_path):
-    """An experiment in a temporary folder of DVC's has its checkpoints in the project, where the same setting may train."""
-    experiment = untrained / ".dvc/tmp/exps/tmp1"
-    shutil.copytree(untrained, tmp_path / "copy")
-    experiment.parent.mkdir(parents=True)
-    (tmp_path / "copy").rename(experiment)
-    killed_training(untrained)
-    (folder,) = untrained.glob("checkpoints/*")
-    before = tree(folder)
-    with files.exclusive_lock(folder):
-        message = refused(run_stage(experiment, "train", DVC_ROOT=str(untrained)))
-        assert f"{folder}: another run is at work here" in message
-        set_params(experiment, {"train.lr": 0.002})
-        assert run_stage(experiment, "train", DVC_ROOT=str(untrained)).returncode == 0
-    assert tree(folder) == before
-
-
 @pytest.mark.parametrize(
     ("folder", "root", "expected"),
     [
@@ -160,27 +143,3 @@ def test_checkpoints_are_in_the_project_whose_experiment_it_is(tmp_path, monkeyp
     if root:
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
     assert layout.checkpoints().resolve() == tmp_path / expected
-
-
-def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c_and_has_its_mlflow_run(tmp_path):
-    project = copy_project(tmp_path / "project", {**SHORT, "train.steps": 100})
-    make_repository(project)
-    experiment = [*DVC, "exp", "run", "--temp", "--name", "mine", "train"]
-    first = subprocess.Popen(
-        experiment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    while not list(project.glob("checkpoints/*/step-*.safetensors")) and first.poll() is None:
-        os.sched_yield()
-    if first.poll() is None:
-        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
-    printed, _ = first.communicate()
-    (folder,) = project.glob("checkpoints/*")
-    assert f"saved in {folder}.\nTo go on, run the same command again" in printed
-    assert list(project.glob(".dvc/tmp/exps/**/params.yaml")) == []  # the temporary folder is gone
-    again = must_run(project, *experiment)
-    assert f"({folder})" in again
-    assert "going on from step " in again
-    assert list(project.glob("checkpoints/*")) == []
-    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id])
-    assert (run.info.run_name, run.data.tags["times"][:19]) == ("mine", "measured from step ")

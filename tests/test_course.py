@@ -1,10 +1,8 @@
 """The course: code is broken where it is said to be, what was seen is seen again, and no page is stale."""
 
 import ast
-import os
 
 import pytest
-from conftest import run_python
 
 from course import chapter, explain, mutants, reasons
 from minitrain.base.errors import UserError
@@ -108,14 +106,3 @@ def test_what_nobody_notices_is_said(sections, seen):
         UserError, match=r"Scheduler.lr has changed: python -m course.explain minitrain/minitorch/sched"
     ):
         explain.check(sections, seen)
-
-
-def test_what_was_seen_of_one_function_is_seen_again(sections, seen):
-    """``make explain`` in short."""
-    chosen = [section for section in sections if section.function == "Scheduler.lr"]
-    assert explain.observe(chosen) == {explain.name(chosen[0]): seen[explain.name(chosen[0])]}
-
-
-def test_what_a_run_loses_with_each_part_of_its_state_is_seen_again(ran, root):
-    result = run_python(ran, "-m", "course.state", "--check", PYTHONPATH=os.fspath(root))
-    assert (result.returncode, result.stderr) == (0, "")

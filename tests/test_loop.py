@@ -98,12 +98,6 @@ def test_it_learns(train_set, val_set):
     assert np.mean([loss for loss, _, _ in state.log.steps[-10:]]) < 0.7 * state.log.steps[0][0]
 
 
-def test_a_single_sequence_and_a_single_step_are_enough():
-    config = dataclasses.replace(CONFIG, steps=1, batch_size=1, microshards=1)
-    one = random_store(1, seed=3)
-    assert list(run(fresh(config), one, one, config)[1]) == [0, 1]
-
-
 # --- the same bytes ----------------------------------------------------------------------------------
 
 
@@ -138,11 +132,6 @@ def test_the_number_of_cores_changes_no_byte(train_set, val_set, monkeypatch):
         results.append(run(fresh(config), train_set, val_set, config)[1])
     assert pools == [1, 2, 3, 8]
     assert all(saved == results[0] for saved in results)
-
-
-def test_another_seed_gives_other_bytes(whole, train_set, val_set):
-    config = dataclasses.replace(CONFIG, seed=4)
-    assert run(fresh(config), train_set, val_set, config)[1][12] != whole[1][12]
 
 
 def gradients_of_same_microshards(n_shards):

@@ -7,7 +7,6 @@ import pytest
 from conftest import TINY_MODEL, random_store
 
 from minitrain.dataset.batches import pad
-from minitrain.minitorch.gradcheck import numeric_gradient, relative_error
 from minitrain.minitorch.tape import Tape
 from minitrain.model import Dropout, MiniGPT, initial_weights
 from minitrain.params import ModelConfig, read_params
@@ -27,17 +26,6 @@ def tiny():
 def test_the_locked_config_has_103680_parameters_and_is_the_committed_one(root):
     assert MiniGPT(LOCKED).size == 103_680
     assert read_params(root / "params.yaml").model == LOCKED
-
-
-def test_names_and_shapes_are_those_that_pytorch_loads():
-    shapes = {name: parameter.shape for name, parameter in MiniGPT(LOCKED).named_parameters()}
-    expected = {"embed.weight": (64, 64), "ln_final.weight": (64,), "ln_final.bias": (64,)}
-    for i in range(2):
-        expected |= {f"blocks.{i}.{ln}.{part}": (64,) for ln in ("ln1", "ln2") for part in ("weight", "bias")}
-        expected |= {f"blocks.{i}.attn.{m}.weight": (64, 64) for m in "qkvo"}
-        expected |= {f"blocks.{i}.ffn.up.weight": (256, 64), f"blocks.{i}.ffn.up.bias": (256,)}
-        expected |= {f"blocks.{i}.ffn.down.weight": (64, 256), f"blocks.{i}.ffn.down.bias": (64,)}
-    assert shapes == expected
 
 
 def test_the_activations_are_those_of_every_layer(tiny):
@@ -66,10 +54,16 @@ def test_the_whole_models_gradients_are_those_of_finite_differences(tiny, p):
 
     tape = Tape()
     tape.backward(loss(tape))
-    numeric = numeric_gradient(lambda: float(loss(Tape(recording=False)).data[0]), weights, 1e-5)
     assert np.count_nonzero(grads) > 0.95 * len(grads)
-    for name, view in model.views(grads).items():
-        assert relative_error(view, model.views(numeric)[name]) <= 1e-6, name
+    for name, view in model.views(weights).items():
+        step = 2e-6 * np.random.Generator(np.random.PCG64(2)).normal(size=view.shape)
+        losses = []
+        for move in (step, -2 * step):
+            view += move
+            losses.append(float(loss(Tape(recording=False)).data[0]))
+        view += step
+        expected = (model.views(grads)[name] * step).sum()
+        assert (losses[0] - losses[1]) / 2 == pytest.approx(expected, rel=1e-6), name
 
 
 def test_pads_change_neither_loss_nor_gradient(tiny):
@@ -77,21 +71,16 @@ def test_pads_change_neither_loss_nor_gradient(tiny):
     model, _, grads = tiny
     store = random_store(5, seed=6)
     together = pad(store, np.arange(5))
-
-    def loss_and_gradient(shards):
-        grads[:] = 0
-        total = 0.0
+    results = []
+    for shards in ([together], [pad(store, np.array([i])) for i in range(5)]):
+        grads[:] = loss = 0
         for shard in shards:
             tape = Tape()
-            loss = model.loss(tape, shard, together.n_targets)
-            tape.backward(loss)
-            total += float(loss.data[0])
-        return total, grads.copy()
-
-    loss, gradient = loss_and_gradient([together])
-    loss_of_each, gradient_of_each = loss_and_gradient(pad(store, np.array([i])) for i in range(5))
-    assert loss == pytest.approx(loss_of_each, rel=1e-13)
-    np.testing.assert_allclose(gradient, gradient_of_each, rtol=1e-9, atol=1e-14)
+            part = model.loss(tape, shard, together.n_targets)
+            tape.backward(part)
+            loss += float(part.data[0])
+        results.append(np.append(grads, loss))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
@@ -101,17 +90,8 @@ def test_the_mean_nll_is_the_loss_whatever_the_batch_size(tiny, batch_size):
     loss = float(tiny[0].loss(Tape(), shard, shard.n_targets).data[0])
     nll = token_nll(tiny[0], store, batch_size=batch_size)
     assert len(nll) == shard.n_targets
-    np.testing.assert_allclose(nll.mean(), loss, rtol=1e-12)
+    assert nll.mean() == pytest.approx(loss, rel=1e-12)
     assert perplexity(nll) == pytest.approx(math.exp(loss))
-
-
-def test_large_logits_do_not_overflow(tiny):
-    tiny[1][:] *= 1e4
-    assert np.isfinite(token_nll(tiny[0], random_store(9, seed=8))).all()
-
-
-def test_a_perplexity_that_would_overflow_is_huge_without_a_warning():
-    assert 1e300 < perplexity(1000.0) < math.inf
 
 
 def test_dropout_drops_the_right_share_and_keeps_the_mean():
@@ -125,11 +105,8 @@ def test_dropout_drops_the_right_share_and_keeps_the_mean():
 
 def test_dropout_drops_independently_at_every_place():
     dropout = Dropout(0, 0.2, 0.4, np.random.Generator(np.random.SFC64(1)))
-    blocks = dropout.block_masks(2, attention=(5, 6, 7, 8), residual=(300, 8), dtype=np.dtype(np.float32))
-    residuals = [masks.after_attention for masks in blocks] + [masks.after_ffn for masks in blocks]
-    dropped = np.array([(mask == 0).ravel() for mask in residuals], dtype=float)
-    assert np.abs(dropped.mean(axis=1) - 0.2).max() < 0.03
-    assert np.abs(np.corrcoef(dropped) - np.eye(4)).max() < 0.1
-    assert [masks.attention.shape for masks in blocks] == [(5, 6, 7, 8)] * 2
-    assert abs((blocks[0].attention == 0).mean() - 0.4) < 0.04
-    assert not np.array_equal(blocks[0].attention, blocks[1].attention)
+    one, two = dropout.block_masks(2, attention=(60, 50), residual=(300, 10), dtype=np.dtype(np.float32))
+    masks = (one.attention, two.attention, one.after_attention, two.after_attention, one.after_ffn, two.after_ffn)
+    dropped = np.array([(mask == 0).ravel() for mask in masks], dtype=float)
+    assert np.abs(dropped.mean(axis=1) - [0.4, 0.4, 0.2, 0.2, 0.2, 0.2]).max() < 0.03
+    assert np.abs(np.corrcoef(dropped) - np.eye(6)).max() < 0.1

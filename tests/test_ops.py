@@ -1,4 +1,4 @@
-"""Every operation of the table: its gradient by finite differences, and what only shows in float32.
+"""Every operation of the table: its gradient by finite differences, and large numbers.
 
 That an operation's result is the right one, the model as a whole tells: see test_plain.py.
 """
@@ -57,7 +57,6 @@ def cases(B: int, T: int, H: int, D: int, V: int) -> dict[str, Case]:
 
 
 CASES = cases(B=2, T=5, H=2, D=4, V=7)
-LARGE_CASES = cases(B=4, T=29, H=4, D=16, V=64)  # as in the locked model, so that vector loops have something to do
 
 
 def test_the_table_has_every_operation():
@@ -90,70 +89,20 @@ def test_without_the_gradient_of_any_one_input_the_check_goes_red(name):
         assert gradcheck(with_gradient(index, np.zeros_like(array)), inputs, settings) > BOUND
 
 
-# --- in float32, as in training ----------------------------------------------------------------------
-
-
-def in_float32(settings: dict) -> dict:
-    """Settings of a case as float32 training has them."""
-    narrow = {"f": np.float32, "c": np.complex64}
-    return {
-        key: value.astype(narrow.get(value.dtype.kind, value.dtype)) if isinstance(value, np.ndarray) else value
-        for key, value in settings.items()
-    }
-
-
-def result_and_gradients(op: Op, inputs: list[np.ndarray], settings: dict) -> list[np.ndarray]:
-    tape, tensors = Tape(), [Tensor(array) for array in inputs]
-    output = op(tape, *tensors, **settings)
-    tape.backward(output)
-    return [output.data, *(tensor.grad for tensor in tensors)]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_float32_computes_in_float32_and_close_to_float64(name):
-    op, inputs, settings = CASES[name]
-    single = result_and_gradients(op, [array.astype(np.float32) for array in inputs], in_float32(settings))
-    double = result_and_gradients(op, inputs, settings)
-    for narrow, wide in zip(single, double, strict=True):
-        assert narrow.dtype == np.float32
-        np.testing.assert_allclose(narrow, wide, rtol=2e-4, atol=2e-5)
-
-
-def placed(array: np.ndarray, shift: int) -> np.ndarray:
-    """A float32 copy that begins ``shift`` bytes after a multiple of 64."""
-    memory = np.empty(array.size * 4 + 128, np.uint8)
-    start = -memory.ctypes.data % 64 + shift
-    copy = memory[start : start + array.size * 4].view(np.float32).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_where_an_array_is_in_memory_changes_no_bit(name):
-    """Vector loops may treat the ends of an array apart; malloc aligns to 16 bytes only."""
-    op, inputs, settings = LARGE_CASES[name]
-    results = set()
-    for shift in range(0, 64, 16):
-        arrays = result_and_gradients(op, [placed(array, shift) for array in inputs], in_float32(settings))
-        results.add(tuple(array.tobytes() for array in arrays))
-    assert len(results) == 1
+# --- large numbers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gelu", "attention"])
 def test_large_numbers_do_not_overflow(name):
-    op, inputs, settings = CASES[name]
-    for array in result_and_gradients(op, [1e4 * inputs[0], *inputs[1:]], settings):
-        assert np.isfinite(array).all()
+    op, (x,), settings = CASES[name]
+    tape, tensor = Tape(), Tensor(1e4 * x)
+    output = op(tape, tensor, **settings)
+    tape.backward(output)
+    assert np.isfinite(output.data).all()
+    assert np.isfinite(tensor.grad).all()
 
 
 def test_the_loss_of_large_logits_is_right():
     hidden, weight = np.array([[1000.0], [1000.0]]), np.array([[1.0], [0.0]])  # the logits of both rows: 1000 and 0
     loss = ops.tied_cross_entropy(Tape(), Tensor(hidden), Tensor(weight), targets=np.array([0, 1]), n_targets=1)
     assert loss.data == pytest.approx(0 + 1000)
-
-
-def test_padding_puts_rows_in_their_places_and_zeros_elsewhere():
-    op, (x,), settings = CASES["add_padding"]
-    padded = op(Tape(), Tensor(x), **settings)
-    assert np.array_equal(padded.data, np.concatenate([x, np.zeros((2, 8))]).reshape(2, 5, 8))
-    assert np.array_equal(sequence_ops.remove_padding(Tape(), padded, **settings).data, x)
