@@ -5,13 +5,13 @@ import errno
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN
 
-from minitrain.base import files
-from minitrain.base.errors import UserError
+from minitrain.base import UserError, files
 from minitrain.base.tensors import encode_tensors
 from minitrain.loop import CheckpointDue, train
 from minitrain.training import checkpoint
@@ -22,8 +22,7 @@ from minitrain.training.state import initial_state
 def arrays(train_set, val_set):
     """The final state of a short run."""
     state = initial_state(TINY_MODEL, TINY_TRAIN)
-    for _ in train(state, train_set, val_set, TINY_MODEL, TINY_TRAIN):
-        pass
+    list(train(state, train_set, val_set, TINY_MODEL, TINY_TRAIN))
     state.rng.integers(2**31, dtype=np.int32)  # leaves spare bits in the generator: they are state as well
     return checkpoint.state_tensors(state)
 
@@ -123,11 +122,8 @@ def test_without_its_mid_run_checkpoint_a_run_that_has_just_come_to_it_goes_on(f
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(folder, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refuse)
-        with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
-            resumed_step(folder)
-    assert resumed_step(folder) == 12
+    refused = mock.Mock(side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(UserError, match="step-000000012.safetensors: cannot be read: Permission denied"):
+        resumed_step(folder)
+    assert (folder / "step-000000012.safetensors").exists()

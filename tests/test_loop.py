@@ -132,6 +132,7 @@ def test_the_number_of_cores_changes_no_byte(train_set, val_set, monkeypatch):
         results.append(run(fresh(config), train_set, val_set, config)[1])
     assert pools == [1, 2, 3, 8]
     assert all(saved == results[0] for saved in results)
+    assert run(fresh(dataclasses.replace(config, seed=4)), train_set, val_set, config)[1] != results[0]
 
 
 def gradients_of_same_microshards(n_shards):

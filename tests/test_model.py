@@ -95,18 +95,13 @@ def test_the_mean_nll_is_the_loss_whatever_the_batch_size(tiny, batch_size):
 
 
 def test_dropout_drops_the_right_share_and_keeps_the_mean():
-    dropout, dtype = Dropout(0, 0, 0, np.random.Generator(np.random.SFC64(0))), np.dtype(np.float32)
+    dropout, dtype = Dropout(0, 0.2, 0.4, np.random.Generator(np.random.SFC64(0))), np.dtype(np.float32)
     mask = dropout.mask(0.3, (401, 501), dtype)
     assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.7)}
     assert abs((mask == 0).mean() - 0.3) < 0.005
-    assert dropout.mask(0.5, (1,), dtype).shape == (1,)
     assert dropout.mask(0.0, (2, 2), dtype) is None
-
-
-def test_dropout_drops_independently_at_every_place():
-    dropout = Dropout(0, 0.2, 0.4, np.random.Generator(np.random.SFC64(1)))
-    one, two = dropout.block_masks(2, attention=(60, 50), residual=(300, 10), dtype=np.dtype(np.float32))
+    one, two = dropout.block_masks(2, attention=(60, 50), residual=(300, 10), dtype=dtype)
     masks = (one.attention, two.attention, one.after_attention, two.after_attention, one.after_ffn, two.after_ffn)
     dropped = np.array([(mask == 0).ravel() for mask in masks], dtype=float)
     assert np.abs(dropped.mean(axis=1) - [0.4, 0.4, 0.2, 0.2, 0.2, 0.2]).max() < 0.03
-    assert np.abs(np.corrcoef(dropped) - np.eye(6)).max() < 0.1
+    assert np.abs(np.corrcoef(dropped) - np.eye(6)).max() < 0.1  # each place has a mask of its own

@@ -72,8 +72,7 @@ def flat(model, arrays):
 
 def final_state(config, train_set, val_set, model_config=TINY_MODEL):
     state = initial_state(model_config, config)
-    for _ in train(state, train_set, val_set, model_config, config):
-        pass
+    list(train(state, train_set, val_set, model_config, config))
     return state
 
 
