@@ -93,13 +93,6 @@ def test_a_function_is_within_its_bound(dtype, name):
     assert (np.abs(getattr(arithmetic, name)(x) - exact) <= bound(x, exact) * float(ROUNDOFF[dtype])).all()
 
 
-@pytest.mark.parametrize("largest", [1e-3, 3.14, 31.0, 4096.0])
-def test_cosine_and_sine_are_within_their_bound(largest):
-    angles = np.linspace(-largest, largest, 2001)
-    for got, exact in zip(arithmetic.cos_sin(angles), (np.cos, np.sin), strict=True):
-        assert (np.abs(got - exact(angles.astype(np.longdouble))) <= 2e-15 * max(1, largest)).all()
-
-
 def test_a_masked_key_weighs_exactly_nothing_and_large_numbers_stay_finite():
     got = arithmetic.exp(np.array([-np.inf, -1e30, -88, 0, 1e30], np.float32))
     assert got[:4].tolist() == [0, 0, 0, 1]

@@ -29,23 +29,18 @@ def weights_and_batch(config):
     return weights, pad(store, np.arange(8))
 
 
-def of_the_fast_code(config, weights, batch):
-    """Loss, and gradients by name."""
-    tape, grads = Tape(), np.zeros_like(weights)
-    model = MiniGPT.with_weights(config, weights, grads)
-    loss = model.loss(tape, batch, batch.n_targets)
-    tape.backward(loss)
-    return float(loss.data[0]), model.views(grads)
-
-
 def distance(config, twin):
     """How far the loss or any gradient of the fast code is from the twin's, relative to its largest entry."""
     weights, batch = weights_and_batch(config)
-    loss, grads = twin.loss_and_grads(MiniGPT(config).views(weights), batch, config)
-    fast_loss, fast_grads = of_the_fast_code(config, weights, batch)
+    tape, flat = Tape(), np.zeros_like(weights)
+    model = MiniGPT.with_weights(config, weights, flat)
+    fast_loss = model.loss(tape, batch, batch.n_targets)
+    tape.backward(fast_loss)
+    fast_grads = model.views(flat)
+    loss, grads = twin.loss_and_grads(model.views(weights), batch, config)
     assert grads.keys() == fast_grads.keys()
     differences = [np.abs(grad - fast_grads[name]).max() / np.abs(grad).max() for name, grad in grads.items()]
-    return max(abs(fast_loss / loss - 1), *differences)
+    return max(abs(fast_loss.data[0] / loss - 1), *differences)
 
 
 @CONFIGS
