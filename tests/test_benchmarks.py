@@ -70,9 +70,7 @@ def test_each_trick_can_be_taken_away_and_what_is_left_is_python(root, tmp_path,
     monkeypatch.chdir(root)
     tricks.copy_without(trick, tmp_path / "copy")
     for name, _, _ in tricks.WITHOUT[trick]:
-        text = (tmp_path / "copy/minitrain" / name).read_text()
-        assert text != (root / "minitrain" / name).read_text()
-        compile(text, name, "exec")
+        compile((tmp_path / "copy/minitrain" / name).read_text(), name, "exec")
 
 
 # --- figures and what they are about ---------------------------------------------------------------------
