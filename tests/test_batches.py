@@ -68,11 +68,11 @@ def test_a_store_holds_every_text_with_its_cell_and_direction(rows, bpe):
 
 
 def test_a_sequence_longer_than_the_context_is_named_with_its_place(rows, bpe):
-    cells = {row.cell: i for i, row in enumerate(rows)}
-    places = {row.id: f"the place of {row.text}" for row in rows}
-    expected = r"^the place of (.*): expected at most 21 tokens \(model\.context \+ 1\), got \d+ for '.*\1.*'\. Shorten"
+    short, long = (pick(rows, key=lambda row: len(row.text)) for pick in (min, max))
+    places = {short.id: "x.jsonl:1", long.id: "x.jsonl:3"}
+    expected = rf"^x\.jsonl:3: expected at most 21 tokens \(model\.context \+ 1\), got \d+ for '.*{long.text}"
     with pytest.raises(UserError, match=expected):
-        build.make_store(rows, cells, bpe, 20, places)
+        build.make_store([short, short, long], {short.cell: 0, long.cell: 1}, bpe, 20, places)
 
 
 # --- the dataset as a whole --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from minitrain.base.errors import UserError
 from minitrain.dataset import build
-from minitrain.dataset.tokenizer import UNK, train_tokenizer
+from minitrain.dataset.tokenizer import UNK, Tokenizer, train_tokenizer
 
 
 def plain_bpe(texts, vocab_size):
@@ -42,6 +42,7 @@ def test_merges_and_tokens_are_those_of_plain_bpe(rows, texts, vocab_size):
     merges, words = plain_bpe(texts, vocab_size)
     assert [(bpe.tokens[a], bpe.tokens[b]) for a, b in bpe.merges] == merges
     assert len(bpe.tokens) == len(set(bpe.tokens)) == vocab_size
+    assert Tokenizer.from_json(bpe.to_json()) == bpe
     ids, offsets, unknown = bpe.encode(texts)
     got = [[bpe.tokens[i] for i in ids[start:end]] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
     assert got == [["<bos>", *word, "<eos>"] for word in words]
