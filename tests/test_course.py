@@ -1,10 +1,10 @@
-"""The course: code is broken where it is said to be, what was seen is seen again, and no page is stale."""
+"""The course: code is broken where it is said to be, and what was seen of other code counts no more."""
 
 import ast
 
 import pytest
 
-from course import chapter, explain, mutants
+from course import explain, mutants
 from minitrain.base.errors import UserError
 
 SOURCE = '''
@@ -70,23 +70,9 @@ def test_one_change_changes_one_statement(line, instead, old, new):
     assert mutants.mutated(SOURCE, "Thing.method", LINES.index(line), instead) == right.replace(old, new)
 
 
-@pytest.fixture(scope="module")
-def sections():
-    return explain.all_sections()
-
-
-@pytest.fixture
-def seen():
-    return explain.read_seen()
-
-
-def test_the_chapter_is_what_the_code_the_reasons_and_the_changes_say(sections, seen):
-    explain.check(sections, seen)
-    assert chapter.page(sections, seen) == chapter.PAGE.read_text()
-
-
-def test_what_nobody_notices_is_said(sections, seen):
-    """The negative control of the check: a survivor, an argument that does not hold, code that was never broken."""
+def test_what_nobody_notices_is_said():
+    """A change that no test noticed, and code that has changed since. (That neither is so: make check.)"""
+    sections, seen = explain.all_sections(), explain.read_seen()
     (section,) = (section for section in sections if section.function == "Scheduler.lr")
     changes = seen[explain.name(section)]["changes"]
     noticed, changes[0][2] = changes[0][2], ""
