@@ -79,8 +79,10 @@ def test_pads_change_neither_loss_nor_gradient(tiny):
             part = model.loss(tape, shard, together.n_targets)
             tape.backward(part)
             loss += float(part.data[0])
-        results.append(np.append(grads, loss))
-    np.testing.assert_allclose(results[0], results[1], rtol=1e-9, atol=1e-14)
+        results.append((loss, grads.copy()))
+    (loss, gradient), (loss_of_each, gradient_of_each) = results
+    assert loss == pytest.approx(loss_of_each, rel=1e-13)
+    np.testing.assert_allclose(gradient, gradient_of_each, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
