@@ -24,8 +24,8 @@ print(json.dumps(run(random_store(20, seed=1), random_store(7, seed=2), TINY_MOD
 
 
 @pytest.fixture(scope="module")
-def curves(tmp_path_factory):
-    """The curves of a tiny run by the title of its bug."""
+def curves(tmp_path_factory, train_set, val_set):
+    """The curves of a tiny run by the title of its bug; of the right code: "right"."""
     folder = tmp_path_factory.mktemp("bugs")
 
     def of(bug):
@@ -34,7 +34,10 @@ def curves(tmp_path_factory):
         return json.loads(ran.stdout)
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(BY_TITLE, pool.map(of, BUGS), strict=True))
+        return {
+            "right": run(train_set, val_set, TINY_MODEL, CONFIG),
+            **dict(zip(BY_TITLE, pool.map(of, BUGS), strict=True)),
+        }
 
 
 def first_difference(right, wrong):
@@ -57,8 +60,8 @@ def first_difference(right, wrong):
         ("Evaluation with dropout on", None, 0),
     ],
 )
-def test_a_bug_changes_the_losses_from_the_step_where_it_acts(curves, train_set, val_set, title, training, validation):
-    right, wrong = run(train_set, val_set, TINY_MODEL, CONFIG), curves[title]
+def test_a_bug_changes_the_losses_from_the_step_where_it_acts(curves, title, training, validation):
+    right, wrong = curves["right"], curves[title]
     assert first_difference(right["training loss"], wrong["training loss"]) == training
     assert first_difference(right["validation loss"], wrong["validation loss"]) == validation
     shown = BY_TITLE[title].curve

@@ -39,3 +39,9 @@ def test_backward_uses_up_the_records_and_without_recording_there_are_none():
         assert len(tape.records) == n_records
         tape.backward(output)
         assert tape.records == []
+
+
+def test_rounding_applies_to_every_result():
+    tape = Tape(recording=False, rounding=np.round)
+    out = ops.residual(tape, Tensor(np.full((1, 1), 0.4)), Tensor(np.full((1, 1), 0.3)))
+    assert out.data[0, 0] == 1.0
