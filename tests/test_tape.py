@@ -1,4 +1,4 @@
-"""The tape: order, accumulation, depth, reuse."""
+"""The tape: accumulation, what gets a gradient, reuse, rounding."""
 
 import numpy as np
 
