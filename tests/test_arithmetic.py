@@ -10,7 +10,7 @@ from minitrain.base import UserError
 from minitrain.dataset.batches import pad
 from minitrain.minitorch import arithmetic, ops, sequence_ops
 from minitrain.minitorch.tape import Tape
-from minitrain.model import MiniGPT, initial_weights
+from minitrain.model import Dropout, MiniGPT, initial_weights
 from minitrain.scoring import token_nll
 
 ROUNDOFF = {np.float32: Fraction(1, 2**24), np.float64: Fraction(1, 2**53)}
@@ -144,7 +144,8 @@ def test_every_factor_of_every_product_is_rounded(val_set, monkeypatch):
     for module in (ops, sequence_ops):
         monkeypatch.setattr(module, "matmul", matmul)
     model, tape, shard = tiny_model(), Tape(), pad(val_set, np.arange(len(val_set)))
-    tape.backward(model.loss(tape, shard, shard.n_targets))
+    dropout = Dropout(0.2, 0.2, 0.2, np.random.Generator(np.random.SFC64(0)))
+    tape.backward(model.loss(tape, shard, shard.n_targets, dropout))
     model.logits(Tape(recording=False), shard.tokens)
     assert len(seen) > 30
     assert all(all(factors) for factors in seen)
