@@ -74,6 +74,17 @@ def must_run(folder: Path, *command: str, **environment: str) -> str:
     return result.stdout
 
 
+def must_fail(words: str, folder: Path, *command: str) -> None:
+    """Run a command that has to fail with these words; UserError otherwise."""
+    try:
+        must_run(folder, *command)
+    except UserError as error:
+        if words in str(error):
+            return
+        raise
+    raise UserError(f"the proof does not hold: in {folder.name}, {command[-1]} ended well")
+
+
 def make_repository(project: Path) -> None:
     """Put the project under git and DVC, with a first commit."""
     (project / ".gitignore").write_text("/checkpoints\n/mlflow.db\n/mlruns\n__pycache__/\n")

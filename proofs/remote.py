@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 
 from minitrain.base import UserError, process
-from proofs.project import DVC, SHORT, commit_all, copy_project, different, make_repository, must_run, tree
+from proofs.project import DVC, SHORT, commit_all, copy_project, different, make_repository, must_fail, must_run, tree
 from proofs.servers import free_port, server
 
 BUCKET = "team"
@@ -34,17 +34,6 @@ def clone(first: Path, name: str) -> Path:
 def stages_run(printed: str) -> list[str]:
     """The stages that ``dvc repro`` ran, by what it printed."""
     return re.findall(r"^Running stage '(.*)'", printed, re.MULTILINE)
-
-
-def must_fail(words: str, folder: Path, *command: str) -> None:
-    """Run a command that has to fail with these words; UserError otherwise."""
-    try:
-        must_run(folder, *command)
-    except UserError as error:
-        if words in str(error):
-            return
-        raise
-    raise UserError(f"the proof does not hold: in the clone {folder.name}, {command[-1]} ended well")
 
 
 def push_and_pull(first: Path) -> None:
