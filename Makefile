@@ -26,7 +26,7 @@
 #                       longer
 #
 # For those who change it: make format; make hooks; make lock (the lock files anew, after a change of pyproject.toml);
-# make page (the page around the plots, after a change of page/); make screens (its pictures in docs/screens)
+# make page (the page around the plots, after a change of page/)
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -36,7 +36,7 @@ export DVC_NO_ANALYTICS := 1
 unexport PYTHONSAFEPATH DVC_EXP_BASELINE_REV
 
 .PHONY: help repro report page audit test check explain check-all qemu seeds bench profile lessons ui log-run lock
-.PHONY: hooks format clean screens chromium
+.PHONY: hooks format clean chromium
 .PHONY: prove-audit prove-cpus prove-kills prove-faults prove-damage prove-lock prove-planted prove-pages prove-mlflow
 .PHONY: prove-library prove-remote repeat
 
@@ -109,9 +109,6 @@ prove-cpus prove-kills prove-faults prove-damage prove-planted prove-pages: prov
 DIR ?= .
 repeat: .venv/run
 	python -m proofs.repeat $(DIR)
-
-screens: .venv/run chromium
-	python -m proofs.pages --screens
 
 # Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing.
 check-all: qemu check test prove-cpus prove-pages prove-library prove-mlflow prove-remote prove-planted prove-damage \

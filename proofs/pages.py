@@ -3,34 +3,25 @@
 In a clone of the commit, with a short run beside it for the comparison. Chromium opens the pages with no name resolved;
 then the page itself is asked how many marks each plot has, and which addresses it names. Negative control: DVC's own
 page, which loads Vega from a public address, is found to draw nothing.
-
-With ``--screens`` also pictures of both pages and of a terminal, into docs/screens.
 """
 
 import html
-import io
 import json
-import os
-import pty
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.terminal_theme import MONOKAI
-from rich.text import Text
-
 from minitrain.base import UserError, formats, process
 from proofs import program
 from proofs.project import DVC, ROOT, must_run, set_params
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-OFFLINE = ("--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND")
+CHROMIUM = (
+    *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    *("--virtual-time-budget=30000", "--dump-dom"),
+)
 OTHER_RUN = {"train.steps": 200}  # as in the README
-SCREENS = ROOT / "docs/screens"
 # Put at the end of a page: once all is drawn, the page is what was found, as JSON.
 LOOK = """
 <script>
@@ -52,19 +43,11 @@ def look(page: Path) -> tuple[dict[str, int], list[str]]:
     """How many marks or pictures each plot of a page shows without a network, and the addresses outside of the page."""
     copy = page.with_name("look.html")
     copy.write_text(page.read_text() + LOOK)
-    answer = browse(copy, "--virtual-time-budget=30000", "--dump-dom")
+    with tempfile.TemporaryDirectory() as profile:
+        answer = must_run(page.parent, *CHROMIUM, f"--user-data-dir={profile}", copy.as_uri())
     found: dict[str, Any] = json.loads(html.unescape(answer.partition("FOUND")[2].partition("END")[0] or "{}"))
     addresses = [address for address in found.get("addresses", []) if not address.startswith(("file:", "data:"))]
     return found.get("marks", {}), addresses
-
-
-def browse(page: Path, *options: str) -> str:
-    """What Chromium prints about a page."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise UserError("this proof needs Chromium: on Debian or Ubuntu, apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile:
-        return must_run(page.parent, browser, *OFFLINE, f"--user-data-dir={profile}", *options, page.as_uri())
 
 
 def expected_plots(project: Path) -> set[str]:
@@ -83,36 +66,6 @@ def check(page: Path, expected: set[str]) -> str:
     if addresses:
         raise UserError(f"{page}: expected no address outside, got {', '.join(addresses)}")
     return f"{len(expected)} plots and pictures, {sum(marks.values()):,} marks, nothing from outside"
-
-
-def screens(show: Path, diff: Path) -> None:
-    """Pictures of what the pages show best."""
-    SCREENS.mkdir(exist_ok=True)
-    for page, section, size in ((show, "what-it-learned", "1160,1200"), (diff, "training", "1160,640")):
-        part = page.with_name("part.html")
-        only = f"<style>section:not(#{section}), h1, h1 + p {{ display: none !important; }}</style>"
-        part.write_text(page.read_text() + only)
-        target = SCREENS / f"{page.parent.name}.png"
-        browse(
-            part, "--virtual-time-budget=30000", "--hide-scrollbars", f"--window-size={size}", f"--screenshot={target}"
-        )
-
-
-def terminal() -> None:
-    """A picture of what ``make repro`` prints where all is done already, in colour, as on a terminal of 80 columns."""
-    printed: list[bytes] = []
-
-    def read(descriptor: int) -> bytes:
-        printed.append(os.read(descriptor, 1024))
-        return printed[-1]
-
-    pty.spawn(["make", "repro"], read)
-    console = Console(record=True, width=82, file=io.StringIO())
-    console.print(Text.from_ansi(b"".join(printed).decode().replace("\r", "")))
-    with tempfile.TemporaryDirectory() as temporary:
-        page = Path(temporary) / "terminal.html"
-        page.write_text(console.export_html(theme=MONOKAI, inline_styles=True))
-        browse(page, "--hide-scrollbars", "--window-size=800,690", f"--screenshot={SCREENS / 'terminal.png'}")
 
 
 def main() -> None:
@@ -134,9 +87,6 @@ def main() -> None:
         must_run(clone, sys.executable, "-c", stages)
         must_run(clone, *DVC, "plots", "diff", "-o", "diff")
         print("diff:", check(clone / "diff/index.html", expected))
-        if "--screens" in sys.argv[1:]:
-            screens(clone / "report/index.html", clone / "diff/index.html")
-            terminal()
 
 
 if __name__ == "__main__":
