@@ -1,8 +1,6 @@
 """The promises of docs/reproducibility.md, each with a program that shows it and a negative control that must fail.
 
-``make prove-cpus`` and ``make prove-lock`` (which need QEMU), ``make prove-kills``, ``make prove-faults`` (which needs
-root, or ``unshare -rm``, for its small disk), ``make prove-damage``. They take minutes, prove-lock more than an hour;
-the tests hold a short form of each.
+``make help`` lists them. They take minutes, prove-lock more than an hour; the tests hold a short form of each.
 """
 
 import minitrain  # noqa: F401  (one BLAS thread, before any proof imports NumPy)
