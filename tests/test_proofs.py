@@ -20,11 +20,8 @@ def test_every_flipped_bit_of_a_small_file_is_refused(tmp_path):
     assert damage.flip_every_bit(tmp_path) > 1000
 
 
-def test_copies_whose_digests_match_are_refused_or_load_and_nothing_worse(ran):
-    outcomes = damage.try_copies(ran, 200, hostile=True)
-    assert outcomes[damage.REFUSED] + outcomes[damage.LOADED] == 200
-    assert outcomes[damage.REFUSED] > 100
-    assert outcomes[damage.LOADED] > 0
+def test_damaged_copies_are_refused(ran):
+    assert damage.try_copies(ran, 200) == {damage.REFUSED: 200}
 
 
 def test_a_loader_without_its_digest_check_is_noticed(ran):
