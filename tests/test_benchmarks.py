@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
-from benchmarks import machine, tricks
+from benchmarks import machine
 from benchmarks.compare import check_agreement, product_flops
 from benchmarks.contenders import numpy_
 from benchmarks.workload import Work
@@ -60,18 +60,6 @@ def test_a_peer_that_computes_something_else_is_refused(work, tmp_path, key):
         (tmp_path / f"{name}.safetensors").write_bytes(encode_tensors(tensors))
     with pytest.raises(UserError, match=f"jax: {key} differs"):
         check_agreement(workers, tmp_path)
-
-
-# --- the tricks of the fast code, each taken away --------------------------------------------------------
-
-
-@pytest.mark.parametrize("trick", tricks.WITHOUT)
-def test_each_trick_can_be_taken_away_and_what_is_left_is_python(root, tmp_path, monkeypatch, trick):
-    monkeypatch.chdir(root)
-    tricks.copy_without(trick, tmp_path / "copy")
-    for name, _, _ in tricks.WITHOUT[trick]:
-        compile((tmp_path / "copy/minitrain" / name).read_text(), name, "exec")
-
 
 # --- figures and what they are about ---------------------------------------------------------------------
 
