@@ -82,8 +82,7 @@ seeds: .venv/run
 
 bench: .venv/run .venv-bench/run
 	dvc repro train
-	.venv-bench/bin/python -m benchmarks.compare speed
-	.venv-bench/bin/python -m benchmarks.compare growth
+	.venv-bench/bin/python -m benchmarks.compare
 
 profile: .venv/run
 	dvc repro shard-to-batches

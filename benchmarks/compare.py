@@ -1,28 +1,23 @@
 """This project against PyTorch and JAX: the same weights, the same batches, in the same order.
 
-    python -m benchmarks.compare speed     the canonical run, all contenders: benchmarks/speed.md and speed.png
-    python -m benchmarks.compare growth    models and batches of many sizes, ours and PyTorch: growth.md and growth.png
-
-``make bench`` runs both in an environment of its own. Before anything is timed, loss and gradients of the first batch
-must agree. Each contender lives in a process of its own, and the processes take turns, so that a machine that gets
-slower for a while is slower for all.
+``make bench`` runs it in an environment of its own, and writes speed.md and speed.png. Before anything is timed, loss
+and gradients of the first batch must agree. Each contender lives in a process of its own, and the processes take turns,
+so that a machine that gets slower for a while is slower for all.
 """
 
-import argparse
-import dataclasses
+import io
 import itertools
-import os
 import platform
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from matplotlib import pyplot as plt
 
-from benchmarks import pictures
-from benchmarks.machine import commit, machine, measured_code, quiet
+from benchmarks.machine import OTHERS_AT_MOST, commit, machine, measured_code, quiet
 from benchmarks.worker import Worker
 from benchmarks.workload import Work
 from minitrain.base import files, tensors
@@ -30,13 +25,12 @@ from minitrain.base.errors import UserError
 from minitrain.base.layout import BATCHES
 from minitrain.base.process import run_command
 from minitrain.dataset.read import read_dataset
-from minitrain.dataset.stores import TokenStore
-from minitrain.dataset.tokenizer import BOS, EOS
-from minitrain.params import ModelConfig, read_params
+from minitrain.figures import BLUE, GREY, in_our_style
+from minitrain.params import read_params
 
 FOLDER = Path("benchmarks")
 AGREEMENT = 1e-5  # relative, of the loss and of each gradient in Euclidean norm
-OURS, NATIVE, PEER = "numpy", "numpy-native", "torch-eager"
+OURS, NATIVE = "numpy", "numpy-native"
 LABELS = {  # of every contender
     "numpy": "this project, exact",
     "numpy-native": "this project, native",
@@ -48,17 +42,10 @@ LABELS = {  # of every contender
     "jax": "JAX jit",
 }
 
-# Of the canonical run
 WARM_UP = 30  # steps of each before the first is timed
 RUNS, ROUNDS, STEPS_A_ROUND = 3, 25, 12
 WAKE_UP = 2  # steps at the beginning of a turn that are not counted
 N_BATCHES = 200  # what a step computes is an average over so many
-
-# Of growth
-D_MODEL, N_LAYERS, CONTEXT, BATCH_SIZE = (64, 128, 256), (2, 4, 6), (32, 128), (32, 128)
-TOKENS_A_MICROSHARD = 2048  # more do not fit into the cache
-GROWTH_ROUNDS = 3
-WORK_A_TURN = 2e10  # parameters x tokens of a turn: the smaller the model, the more steps, up to ten
 
 
 def check_agreement(workers: dict[str, Worker], folder: Path) -> float:
@@ -77,23 +64,19 @@ def check_agreement(workers: dict[str, Worker], folder: Path) -> float:
     return worst
 
 
-def in_turn(
-    work: Work, names: tuple[str, ...], *, warm_up: int, rounds: int, wake_up: int, steps: int
-) -> tuple[dict[str, np.ndarray], float]:
-    """Seconds of each step by contender, and how far they agree. ``warm_up`` steps of each, and ``wake_up`` more at the
-    beginning of every turn, are not counted.
-    """
+def in_turn(work: Work) -> tuple[dict[str, np.ndarray], float]:
+    """Seconds of each step by contender, and how far they agree."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         work.save(folder)
-        workers = {name: Worker(name, folder) for name in names}
+        workers = {name: Worker(name, folder) for name in LABELS}
         agreement = check_agreement(workers, folder)
         for worker in workers.values():
-            worker.ask(f"steps {warm_up}")
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(rounds):
+            worker.ask(f"steps {WARM_UP}")
+        seconds: dict[str, list[float]] = {name: [] for name in LABELS}
+        for _ in range(ROUNDS):
             for name, worker in workers.items():
-                seconds[name] += worker.ask(f"steps {wake_up + steps}")[wake_up:]
+                seconds[name] += worker.ask(f"steps {WAKE_UP + STEPS_A_ROUND}")[WAKE_UP:]
         for worker in workers.values():
             worker.stop()
     return {name: np.array(values) for name, values in seconds.items()}, agreement
@@ -109,29 +92,6 @@ def whole_run(work: Work, name: str) -> tuple[float, float]:
         return seconds, worker.stop() / 1e6
 
 
-def sgemm_rate() -> float:
-    """Floating-point operations a second of NumPy's float32 products, one on each core at a time, as in training."""
-    size, times, n_threads = 768, 200, len(os.sched_getaffinity(0))
-
-    def multiply(a: np.ndarray) -> None:
-        for _ in range(times):
-            np.matmul(a[0], a[1], out=a[2])
-
-    operands = [np.ones((3, size, size), np.float32) for _ in range(n_threads)]
-    start = time.perf_counter()
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(multiply, operands))
-    return n_threads * times * 2 * size**3 / (time.perf_counter() - start)
-
-
-def product_flops(model: ModelConfig, lengths: np.ndarray) -> int:
-    """Floating-point operations of the matrix products over sequences of so many targets, forward and backward."""
-    C, L, d_ff = model.d_model, model.n_layers, model.d_ff
-    weights = L * (4 * C * C + 2 * C * d_ff) + model.vocab_size * C
-    # 2 forward and 4 backward for each weight and token; q k and probs v: 4 T^2 C forward, 8 backward
-    return 6 * int(lengths.sum()) * weights + 12 * L * C * int((lengths**2).sum())
-
-
 def ratio(slower: str, faster: str, seconds: dict[str, np.ndarray]) -> str:
     """How many times as fast: the median over all rounds with its 95 % interval, and the median of each run."""
     rounds = {name: np.median(seconds[name].reshape(RUNS, ROUNDS, -1), axis=2) for name in (slower, faster)}
@@ -142,14 +102,29 @@ def ratio(slower: str, faster: str, seconds: dict[str, np.ndarray]) -> str:
     return f"{median:.2f} times ({low:.2f} to {high:.2f}; by run: {of_runs})"
 
 
-def speed() -> None:
+@in_our_style
+def tokens_a_second(quartiles: Mapping[str, Sequence[float]], ours: Sequence[str], title: str) -> bytes:
+    """As PNG: a bar for each contender, up to its median, with its quartiles as a line."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.6 + 0.45 * len(quartiles)), layout="constrained")
+    for row, (name, (low, median, high)) in enumerate(quartiles.items()):
+        axes.barh(row, median, color=BLUE if name in ours else GREY, height=0.65)
+        axes.plot([low, high], [row, row], color="black", linewidth=1)
+        axes.annotate(f"{median:,.0f}", (0, row), xytext=(4, -3), textcoords="offset points", color="white")
+    axes.set_axisbelow(True)
+    axes.set_yticks(range(len(quartiles)), labels=list(quartiles))
+    axes.invert_yaxis()
+    axes.set(xlabel="real tokens a second (median; line: middle half of the steps)", title=title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def main() -> None:
     """Measure the canonical run, write the table and the picture."""
     params = read_params()
     work = Work(params.model, params.train, read_dataset(BATCHES, params.model).stores["train"])
-    turns = {"warm_up": WARM_UP, "rounds": ROUNDS, "wake_up": WAKE_UP, "steps": STEPS_A_ROUND}
-    with quiet() as others:
-        runs = [in_turn(work, tuple(LABELS), **turns) for _ in range(RUNS)]
-        rate = sgemm_rate()
+    with quiet():
+        runs = [in_turn(work) for _ in range(RUNS)]
     agreement = max(agreed for _, agreed in runs)
     seconds = {name: np.concatenate([of_run[name] for of_run, _ in runs]) for name in LABELS}
     median = {name: float(np.median(values)) for name, values in seconds.items()}
@@ -159,10 +134,8 @@ def speed() -> None:
     whole = {name: whole_run(work, name) for name in (OURS, NATIVE, eager, packed, "torch-compile", "jax")}
 
     batches = list(itertools.islice(work.batches(), N_BATCHES))
-    lengths = np.concatenate([np.count_nonzero(batch.targets, axis=1) for batch in batches])
-    tokens = float(lengths.sum()) / N_BATCHES
+    tokens = sum(np.count_nonzero(batch.targets) for batch in batches) / N_BATCHES
     positions = sum(batch.tokens.size for batch in batches) / N_BATCHES
-    products = product_flops(work.model, lengths) / N_BATCHES / rate
     first = min(whole.keys() - {OURS, NATIVE}, key=lambda name: whole[name][0])
     smallest = min(whole.keys() - {OURS, NATIVE}, key=lambda name: whole[name][1])
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "torch", "jax", "optax"))
@@ -180,8 +153,8 @@ The canonical run ({work.train.steps} steps of {work.train.batch_size} sequences
 on {machine()}. Python {platform.python_version()}, {versions}.
 Made by `make bench` at commit {commit()}, measured code {measured_code()}: {RUNS} runs of {ROUNDS * STEPS_A_ROUND} \
 steps each, in turn; medians.
-Loss and gradients of the first batch agree to {agreement:.1e}. Other processes took {others["while"]:.1%} of the \
-cores' time ({others["before"]:.1%} just before).
+Loss and gradients of the first batch agree to {agreement:.1e}. Other processes took less than \
+{OTHERS_AT_MOST:.0%} of the cores' time.
 
 | | ms a step | real tokens/s | time, native's = 1 | time, exact's = 1 | whole run, s | peak memory, MB |
 |---|---:|---:|---:|---:|---:|---:|
@@ -200,8 +173,6 @@ In brackets: the 95 % interval of the median over {RUNS * ROUNDS} rounds, and th
 - exact against PyTorch as usually written ({LABELS[eager]}): {ratio(eager, OURS, seconds)}
 - exact against the fastest packed peer: {ratio(packed, OURS, seconds)}
 - What the same bits on every machine cost, exact against native: {ratio(OURS, NATIVE, seconds)}
-- Roofline: the matrix products of a step alone, at the {rate / 1e9:.0f} GFLOP/s that NumPy's sgemm reached in the same
-  run on all cores, take {1e3 * products:.2f} ms: {100 * products / median[NATIVE]:.0f} % of native's step.
 - Whole run, process start to last step: {whole[first][0] / whole[NATIVE][0]:.2f} times (native) and \
 {whole[first][0] / whole[OURS][0]:.2f} times (exact) as fast as the fastest peer ({LABELS[first]}).
 - Peak memory: {whole[OURS][1] / whole[smallest][1]:.2f} of the smallest peer's.
@@ -209,63 +180,8 @@ In brackets: the 95 % interval of the median over {RUNS * ROUNDS} rounds, and th
     quartiles = {LABELS[name]: np.quantile(tokens / seconds[name], [0.25, 0.5, 0.75]).tolist() for name in seconds}
     title = f"Training speed, {len(work.weights):,} parameters"
     files.write_bytes(FOLDER / "speed.md", text.encode())
-    files.write_bytes(FOLDER / "speed.png", pictures.tokens_a_second(quartiles, (LABELS[OURS], LABELS[NATIVE]), title))
+    files.write_bytes(FOLDER / "speed.png", tokens_a_second(quartiles, (LABELS[OURS], LABELS[NATIVE]), title))
     print(text)
-
-
-def growth() -> None:
-    """Measure a few steps at each point of a grid of sizes, write the table and the picture."""
-    sizes, medians, rows = [], [], []
-    for d_model, n_layers, context, batch_size in itertools.product(D_MODEL, N_LAYERS, CONTEXT, BATCH_SIZE):
-        work = sized_work(d_model, n_layers, context, batch_size)
-        sizes.append(len(work.weights) * context * batch_size)
-        steps = max(1, min(10, int(WORK_A_TURN / sizes[-1])))
-        seconds, _ = in_turn(work, (OURS, PEER), warm_up=2, rounds=GROWTH_ROUNDS, wake_up=0, steps=steps)
-        ours, peer = float(np.median(seconds[OURS])), float(np.median(seconds[PEER]))
-        medians.append((ours, peer))
-        rows.append(
-            f"| {d_model} | {n_layers} | {context} | {batch_size} | {len(work.weights):,} "
-            f"| {1e3 * ours:.1f} | {1e3 * peer:.1f} | {peer / ours:.2f} x |\n"
-        )
-        print(rows[-1], end="")
-    curves = dict(zip((LABELS[OURS], LABELS[PEER]), zip(*medians, strict=True), strict=True))
-    # The exponent p of seconds ~ (parameters x tokens)^p, by least squares over the grid.
-    slopes = {name: float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) for name, values in curves.items()}
-    largest = ", ".join(  # the last points of the grid
-        f"batch {batch_size}: {peer / ours:.2f} times as fast as PyTorch"
-        for batch_size, (ours, peer) in zip(BATCH_SIZE, medians[-len(BATCH_SIZE) :], strict=True)
-    )
-    text = f"""# Cost against size
-
-Milliseconds a step on {machine()}; `make bench` at commit {commit()}. Cost grows with (parameters x tokens) to the \
-power of {" and ".join(f"{slope:.2f} ({name})" for name, slope in slopes.items())}.
-At the largest model, {largest}.
-Nothing is padding here. Ours cuts a batch into microshards of {TOKENS_A_MICROSHARD} tokens, or at least into two.
-
-| d_model | layers | context | batch | parameters | {LABELS[OURS]} | {LABELS[PEER]} | ours is faster by |
-|---:|---:|---:|---:|---:|---:|---:|---:|
-{"".join(rows)}"""
-    files.write_bytes(FOLDER / "growth.md", text.encode())
-    files.write_bytes(FOLDER / "growth.png", pictures.growth(sizes, curves, slopes))
-
-
-def sized_work(d_model: int, n_layers: int, context: int, batch_size: int) -> Work:
-    """A workload of this size. Sequences are random and as long as the context, so that nothing is padding."""
-    params = read_params()
-    microshards = max(params.train.microshards, context * batch_size // TOKENS_A_MICROSHARD)
-    train = dataclasses.replace(params.train, batch_size=batch_size, microshards=microshards)
-    model = dataclasses.replace(params.model, d_model=d_model, n_layers=n_layers, d_ff=4 * d_model, context=context)
-    n, length = 4 * batch_size, context + 1
-    tokens = np.random.Generator(np.random.PCG64(0)).integers(4, model.vocab_size, (n, length)).astype(np.uint16)
-    tokens[:, 0], tokens[:, -1] = BOS, EOS
-    offsets, cell, direction = np.arange(n + 1) * length, np.arange(n, dtype=np.int32), np.zeros(n, np.uint8)
-    return Work(model, train, TokenStore(tokens.reshape(-1), offsets, cell, direction))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description="Ours against PyTorch and JAX.")
-    parser.add_argument("what", choices=("speed", "growth"), help="the canonical run, or cost against size")
-    {"speed": speed, "growth": growth}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

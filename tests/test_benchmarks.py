@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY_MODEL, TINY_TRAIN, random_store
 
 from benchmarks import machine
-from benchmarks.compare import check_agreement, product_flops
+from benchmarks.compare import check_agreement
 from benchmarks.contenders import numpy_
 from benchmarks.workload import Work
 from minitrain.base.errors import UserError
@@ -44,13 +44,6 @@ def test_peers_take_the_batches_that_the_loop_takes(work, monkeypatch):
         assert np.array_equal(padded.tokens, np.pad(batch.tokens, ((0, 0), (0, more))))
 
 
-def test_product_flops_of_one_sequence():
-    """By hand: 2 m n k for each product forward, twice as much backward."""
-    T, C, F, L = 7, TINY_MODEL.d_model, TINY_MODEL.d_ff, TINY_MODEL.n_layers
-    block = 2 * T * C * 3 * C + 2 * T * C * C + 2 * (2 * T * C * F) + 2 * (2 * T * T * C)
-    assert product_flops(TINY_MODEL, np.array([T])) == 3 * (L * block + 2 * T * C * TINY_MODEL.vocab_size)
-
-
 @pytest.mark.parametrize("key", ["loss", "embed.weight"])
 def test_a_peer_that_computes_something_else_is_refused(work, tmp_path, key):
     results = {"numpy": numpy_.build(work).loss_and_grads(), "jax": numpy_.build(work).loss_and_grads()}
@@ -60,6 +53,7 @@ def test_a_peer_that_computes_something_else_is_refused(work, tmp_path, key):
         (tmp_path / f"{name}.safetensors").write_bytes(encode_tensors(tensors))
     with pytest.raises(UserError, match=f"jax: {key} differs"):
         check_agreement(workers, tmp_path)
+
 
 # --- figures and what they are about ---------------------------------------------------------------------
 
