@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import peak_memory
-from benchmarks.workload import Contender, Work
+from benchmarks.workload import Work
 from minitrain.base import files, tensors
 from minitrain.base.errors import UserError
 from minitrain.base.process import keep_freed_memory
@@ -30,14 +30,12 @@ class Worker:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.start = time.perf_counter()
-        # A compiler's cache of an earlier run would hide what compiling costs.
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder)}
-        environment["TORCHINDUCTOR_COMPILE_THREADS"] = (
-            "1"  # no process outlives it, whose time nobody could account for
-        )
+        # A compiler's cache of an earlier run would hide what compiling costs; of a process that outlives a compiler,
+        # nobody could account for the time.
+        inductor = {"TORCHINDUCTOR_CACHE_DIR": tempfile.mkdtemp(dir=folder), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         command = [sys.executable, "-m", "benchmarks.worker", name, str(folder)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **inductor}
         )
 
     def ask(self, command: str) -> list[float]:
@@ -55,13 +53,6 @@ class Worker:
         return int(peak)
 
 
-def seconds_of_step(contender: Contender) -> float:
-    """Wall time of the contender's next step."""
-    start = time.perf_counter()
-    contender.step()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     keep_freed_memory()  # for all: whoever takes memory from the C library gains by it
     sys.setswitchinterval(1e-6)  # and whoever runs Python on several threads, by this
@@ -75,7 +66,10 @@ def main() -> None:
         if command == "check":
             files.write_bytes(Path(argument), tensors.encode_tensors(contender.loss_and_grads()))
         else:
-            seconds = [seconds_of_step(contender) for _ in range(int(argument))]
+            for _ in range(int(argument)):
+                start = time.perf_counter()
+                contender.step()
+                seconds.append(time.perf_counter() - start)
         print(json.dumps(seconds), flush=True)
     print(peak_memory())
 
