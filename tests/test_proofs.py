@@ -32,9 +32,18 @@ def test_what_mlflow_has_is_compared_with_what_is_on_disk(ran):
     assert mlflow_server.compare(ran, f"sqlite:///{ran}/mlflow.db") > 15
 
 
-@pytest.mark.parametrize("name", mlflow_server.CONTROLS)
-def test_a_file_that_mlflow_does_not_have_is_noticed(ran, whole, name):
-    assert mlflow_server.is_noticed(whole, f"sqlite:///{ran}/mlflow.db", name)
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("plots/baseline-compare/metrics.json", '"test_ppl": ', '"test_ppl": 1'),
+        ("plots/train/log.csv", "\n7,", "\n7,1"),
+        ("plots/fp16-drift/relative_l2.csv", "depth", "height"),
+    ],
+)
+def test_a_file_that_mlflow_does_not_have_is_noticed(ran, whole, name, old, new):
+    edit(whole / name, {old: new})
+    with pytest.raises(UserError, match="different in MLflow and on disk: "):
+        mlflow_server.compare(whole, f"sqlite:///{ran}/mlflow.db")
 
 
 def test_kills_before_file_operations_change_nothing(tmp_path):
