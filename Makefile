@@ -100,7 +100,6 @@ prove-mlflow: .venv/run
 
 prove-remote: .venv/larger
 	python -m proofs.remote
-	python -m proofs.dask_seeds
 
 prove-cpus prove-kills prove-faults prove-damage prove-planted prove-pages: prove-%: .venv/run
 	python -m proofs.$*
