@@ -120,7 +120,7 @@ qemu:
 	@command -v qemu-aarch64 qemu-aarch64-static > /dev/null || apt-get install --quiet --yes qemu-user
 
 prove-lock: .venv/run
-	python -m proofs.cpus --all .prove-lock
+	python -m proofs.cpus .prove-lock
 
 prove-library: .venv/run .venv-bench/run
 	dvc repro baseline-compare
