@@ -2,8 +2,8 @@
 
 First every bit flipped of a small file of each format. Then thousands of copies of the files that the stages read,
 changed at random: bits flipped, regions cut, inserted, repeated, swapped or replaced. A crash, a hang, a copy that
-loads, a second or 200 MB too many is a failure. Negative controls: whole files load, and a loader without its check
-of the digest is caught.
+loads, a second or 200 MB too many is a failure. Negative controls: whole files load, and, in the tests, a
+loader without its check of the digest is caught.
 """
 
 import contextlib
@@ -150,9 +150,6 @@ def main() -> None:
         print(f"{flip_every_bit(Path(temporary))} flipped bits refused, every one of a small file of each format")
         project = copy_project(Path(temporary) / "project", SHORT)
         must_run(project, sys.executable, "-c", program("shard_to_batches", "train"))
-        if not is_caught(project):
-            raise UserError("negative control: a loader without its digest check is not caught")
-        print("negative controls: whole files load; a loader without its digest check is caught", flush=True)
         damaged = try_copies(project, COPIES)
         print(f"{damaged[REFUSED]} of {COPIES} damaged copies refused", flush=True)
     if bad := sorted(damaged.keys() - {REFUSED}):

@@ -3,7 +3,7 @@
 A fault is injected at the 1st, 2nd, 3rd ... operation that the writer does on a file, until one run meets none:
 ENOSPC, EIO and EACCES, and a short write, once and lasting. Tried on one file of each format, and on all that the
 training stage writes and removes: a test holds every other writer to the same module, minitrain.base.files. Negative
-controls: writers that remove the old file first, or keep an error to themselves.
+controls, in the tests: writers that remove the old file first, or keep an error to themselves.
 """
 
 import contextlib
@@ -143,9 +143,6 @@ def is_caught(writer: Callable[[Path, bytes], None], folder: Path) -> bool:
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if missed := [writer.__name__ for writer in BAD_WRITERS if not is_caught(writer, folder)]:
-            raise UserError(f"the proof does not hold: not caught: {', '.join(missed)}")
-        print(f"negative controls: caught: {', '.join(writer.__name__ for writer in BAD_WRITERS)}")
         print(f"a file of each format: {sweep_formats(folder)} faults", flush=True)
         tiny = {**SHORT, "train.steps": 2, "train.eval_every": 2, "train.checkpoint_every": 1, "train.batch_size": 4}
         print(f"the training stage: {sweep_training(copy_project(folder / 'tiny', tiny))} faults", flush=True)

@@ -56,9 +56,14 @@ def start(project: Path, *command: str, **environment: str) -> subprocess.Popen[
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **environment,
     }
-    pipe, out = subprocess.PIPE, subprocess.STDOUT
     return subprocess.Popen(
-        command, cwd=project, env=environment, stdout=pipe, stderr=out, text=True, start_new_session=True
+        command,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -100,9 +105,9 @@ def newest_step(project: Path) -> int:
 
 def left(project: Path) -> dict[str, bytes]:
     """Everything that a run has left, DVC's lock file, and the batches, which may have been taken more than once."""
-    outs = {**tree(project, *OUTS), "batches": "\n".join(sorted(set(batches(project)))).encode()}
-    lock = project / "dvc.lock"
-    return {**outs, "dvc.lock": lock.read_bytes()} if lock.exists() else outs
+    batches_taken = "\n".join(sorted(set(batches(project)))).encode()
+    lock = {path.name: path.read_bytes() for path in project.glob("dvc.lock")}  # training alone has none
+    return {**tree(project, *OUTS), **lock, "batches": batches_taken}
 
 
 def check(project: Path, reference: dict[str, bytes], when: str) -> None:
@@ -111,13 +116,13 @@ def check(project: Path, reference: dict[str, bytes], when: str) -> None:
         raise UserError(f"killed {when}: different: {', '.join(wrong)}")
 
 
-def kill_at_random(rng: random.Random, project: Path, run: subprocess.Popen[str], seconds: float, n: int) -> bool:
-    """SIGKILL to a ``dvc repro`` and all its children within so many seconds or, half of the times, when up to n
-    batches more have been taken. False when it had ended before.
+def kill_at_random(rng: random.Random, project: Path, seconds: float, n: int) -> bool:
+    """Start ``dvc repro``; SIGKILL to it and all its children within so many seconds or, half of the times, when up to
+    n batches more have been taken. False when it had ended before.
     """
     taken = len(batches(project)) + rng.randint(1, max(1, n))
     deadline = time.monotonic() + rng.uniform(0.5, seconds)
-    aimed = rng.random() < 0.5
+    aimed, run = rng.random() < 0.5, repro(project)
     while run.poll() is None and (len(batches(project)) < taken if aimed else time.monotonic() < deadline):
         time.sleep(0.002)
     killed = run.poll() is None
@@ -138,29 +143,25 @@ def went_on(step: int, taken: Sequence[str], order: Sequence[str]) -> bool:
     return bool(taken and step)
 
 
-def random_kills(project: Path, n_kills: int) -> str:
-    """Kill ``dvc repro`` at random moments until ``n_kills`` are done, several in one run, half of them aimed at the
-    training. Returns what happened.
+def random_kills(project: Path, n_kills: int) -> tuple[int, int]:
+    """Kill ``dvc repro`` at random moments, up to eight times in one run, half of them aimed at the training; the
+    number of kills, and how often the next ``dvc repro`` went on from a checkpoint.
     """
     renew(project, LONGER)
     began = time.monotonic()
     finish(project)
     seconds = time.monotonic() - began
     reference, order = left(project), batches(project)
-    rng, kills, runs, continued = random.Random(18), 0, 0, 0
+    rng, kills, continued = random.Random(18), 0, 0
     while kills < n_kills:
         renew(project, LONGER)
-        runs, killed, in_this_run = runs + 1, True, min(rng.randint(1, 8), n_kills - kills)
-        while killed:
+        for _ in range(min(rng.randint(1, 8), n_kills - kills)):
             step, before = newest_step(project), len(batches(project))
-            killed = in_this_run > 0 and kill_at_random(rng, project, repro(project), seconds, len(order) - step)
-            if killed:
-                kills, in_this_run = kills + 1, in_this_run - 1
-            else:
-                finish(project)
+            kills += kill_at_random(rng, project, seconds, len(order) - step)
             continued += went_on(step, batches(project)[before:], order)
+        finish(project)
         check(project, reference, f"at random ({kills} kills so far)")
-    return f"{kills} random kills in {runs} runs; dvc repro went on from a checkpoint {continued} times"
+    return kills, continued
 
 
 def killed_before(operation: int, project: Path) -> bool:
@@ -214,7 +215,8 @@ def main() -> None:
         print("negative control: a checkpoint without the optimiser's m ends in other bytes, a whole one does not")
         kills = kills_at_writes(project, reference, arguments.every)
         print(f"{kills} kills, before one of {arguments.every} file operations: all files and batches equal")
-        print(f"{random_kills(project, arguments.kills)}; all outs and batches equal")
+        kills, continued = random_kills(project, arguments.kills)
+        print(f"{kills} random kills, and dvc repro went on from a checkpoint {continued} times: all equal")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Does proofs.repeat find what it should? A DVC project with a clean stage, and a flawed one of each common kind."""
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -46,17 +47,12 @@ def plant(project: Path) -> None:
     (project / "data/accent").write_text("él\n", encoding="utf-8")
     (project / "out").mkdir()
     (project / "out/.gitkeep").touch()
-    stages = ["stages:"]
+    stages = {}
     for name, (code, _) in STAGES.items():
-        path = f"out/{name}"
-        (project / f"{name}.py").write_text(f"{code}\nopen({path!r}, 'w', errors='replace').write(text)\n")
-        stages += [
-            f"  {name}:",
-            f"    cmd: {sys.executable} {name}.py",
-            f"    deps: [{name}.py]",
-            f"    outs: [{path}]",
-        ]
-    (project / "dvc.yaml").write_text("\n".join(stages) + "\n")
+        path, script = f"out/{name}", f"{name}.py"
+        (project / script).write_text(f"{code}\nopen({path!r}, 'w', errors='replace').write(text)\n")
+        stages[name] = {"cmd": f"{sys.executable} {script}", "deps": [script], "outs": [path]}
+    (project / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     make_repository(project)
 
 

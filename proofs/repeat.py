@@ -12,15 +12,14 @@ What only Python programs see: the order of files, the hash seed.
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import yaml
 
@@ -35,44 +34,31 @@ Stage = dict[str, dict[str, str]]  # the hashes of what it depends on ("deps") a
 Stages = dict[str, Stage]  # by name, with the folder of its dvc.yaml where that is not the project's
 
 
-class Circumstance(NamedTuple):
-    """One way in which a run may differ from the first one without being another run."""
-
-    name: str
-    environment: Mapping[str, str] = {}
-    set_up: Callable[[], object] = lambda: None  # called in the new process
-    folder: str = "project"
-
-
-def one_core() -> None:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-
 AGAIN = "the same again"
-CIRCUMSTANCES = (
-    Circumstance(AGAIN),
+# What may differ without making it another run, and what a shell puts before the command for it.
+CIRCUMSTANCES = {
+    AGAIN: "",
     # 26 hours apart, so the date is another one too.
-    Circumstance("time zone, far west", {"TZ": "Etc/GMT+12"}),
-    Circumstance("time zone, far east", {"TZ": "Etc/GMT-14"}),
-    Circumstance("locale", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    Circumstance("path", folder="another folder/with a longer name/project"),
-    Circumstance("home and user", {"HOME": "{empty}", "USER": "somebody", "LOGNAME": "somebody"}),
-    Circumstance("umask", set_up=lambda: os.umask(0o077)),
-    Circumstance("hash seed", {"PYTHONHASHSEED": "12345"}),
-    Circumstance("number of cores", set_up=one_core),
-    Circumstance("order of files", {"PYTHONPATH": str(SHIMS / "file_order")}),
-    Circumstance("kernels of the BLAS", {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}),
-)
+    "time zone, far west": "TZ=Etc/GMT+12",
+    "time zone, far east": "TZ=Etc/GMT-14",
+    "locale": "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0",
+    "path": "",  # it runs in another folder
+    "home and user": "mkdir ../home; HOME=$PWD/../home USER=somebody LOGNAME=somebody",
+    "umask": "umask 077;",
+    "hash seed": "PYTHONHASHSEED=12345",
+    "number of cores": f"taskset --cpu-list {min(os.sched_getaffinity(0))}",
+    "order of files": f"PYTHONPATH={shlex.quote(str(SHIMS / 'file_order'))}",
+    "kernels of the BLAS": "OPENBLAS_CORETYPE=Prescott NPY_DISABLE_CPU_FEATURES='AVX2 FMA3'",
+}
 
 
 def clone(project: Path, target: Path) -> Path:
     """The last commit of a project without results: dvc.lock is removed, tracked data is pulled from its cache."""
     target.parent.mkdir(parents=True, exist_ok=True)
     must_run(target.parent, "git", "clone", "--quiet", str(project), str(target))
-    inputs = [path for path in tracked(target, "*.dvc") if "outs" in read(target / path)]
     for path in tracked(target, "*dvc.lock"):
         (target / path).unlink()
-    if inputs:
+    if inputs := tracked(target, "*.dvc"):
         cache = must_run(project, *DVC, "cache", "dir").strip()
         must_run(target, *DVC, "remote", "add", "--local", "--force", "repeated", cache)
         must_run(target, *DVC, "pull", "--quiet", "--remote", "repeated", *inputs)
@@ -84,32 +70,20 @@ def tracked(project: Path, pattern: str) -> list[str]:
     return must_run(project, "git", "ls-files", "-z", "--", pattern).split("\0")[:-1]
 
 
-def read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text()) or {}
-
-
-def run(project: Path, circumstance: Circumstance, kill_after: float | None = None) -> str:
-    """``dvc repro`` of all pipelines of a project; with ``kill_after``, SIGKILL for all its processes after so many
-    seconds. What it said if a stage failed: the others ran all the same.
+def run(project: Path, before: str = "", kill_after: float | None = None) -> str:
+    """``dvc repro`` of all pipelines of a project, with ``before`` before it in the shell; with ``kill_after``, SIGKILL
+    for all its processes after so many seconds. What it said if a stage failed: the others ran all the same.
     """
-    with tempfile.TemporaryDirectory() as empty:
-        environment = {name: value.format(empty=empty) for name, value in circumstance.environment.items()}
-        process = subprocess.Popen(
-            [*DVC, "repro", "--all-pipelines", "--no-run-cache", "--keep-going"],
-            cwd=project,
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=circumstance.set_up,
-            start_new_session=True,
-        )
-        try:
-            said, _ = process.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
-        return said if process.returncode else ""
+    command = ["sh", "-c", f"{before} {shlex.join(DVC)} repro --all-pipelines --no-run-cache --keep-going"]
+    process = subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        said, _ = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+    return said if process.returncode else ""
 
 
 def stages_of(project: Path) -> Stages:
@@ -117,7 +91,7 @@ def stages_of(project: Path) -> Stages:
     stages: Stages = {}
     for lock in sorted(project.rglob("dvc.lock")):
         folder = lock.parent.relative_to(project).as_posix()
-        for name, entry in read(lock).get("stages", {}).items():
+        for name, entry in yaml.safe_load(lock.read_text()).get("stages", {}).items():
             hashes = {
                 kind: {item["path"]: str(item.get("md5", "none")) for item in entry.get(kind, [])}
                 for kind in ("deps", "outs")
@@ -166,28 +140,28 @@ def repeat(project: Path) -> dict[str, dict[str, list[str]]]:
     with tempfile.TemporaryDirectory(prefix="repeat-") as temporary:
         here = Path(temporary, "here")
 
-        def fresh(circumstance: Circumstance) -> Path:
+        def fresh(folder: str = "project") -> Path:
             shutil.rmtree(here, ignore_errors=True)
-            return clone(project, here / circumstance.folder)
+            return clone(project, here / folder)
 
         start = time.perf_counter()
-        original = fresh(CIRCUMSTANCES[0])
-        if said := run(original, CIRCUMSTANCES[0]):
+        original = fresh()
+        if said := run(original):
             raise UserError(f"{project}: the first run failed, so there is nothing to compare with:\n{said}")
         seconds = time.perf_counter() - start
         first = stages_of(original)
         print(f"{len(first)} stages, {sum(len(of['outs']) for of in first.values())} outputs, {seconds:.0f} s a run")
         if tracked(project, "*dvc.lock"):
             compare("the committed dvc.lock", stages_of(project))
-        for circumstance in CIRCUMSTANCES:
-            again = fresh(circumstance)
-            run(again, circumstance)
-            compare(circumstance.name, stages_of(again))
+        for name, before in CIRCUMSTANCES.items():
+            again = fresh("another folder/with a longer name/project" if name == "path" else "project")
+            run(again, before)
+            compare(name, stages_of(again))
         for part in KILLED_AFTER:
-            again, killed = fresh(CIRCUMSTANCES[0]), Circumstance(f"killed after {part:.0%}")
-            run(again, killed, kill_after=part * seconds)
-            run(again, killed)
-            compare(killed.name, stages_of(again))
+            again = fresh()
+            run(again, kill_after=part * seconds)
+            run(again)
+            compare(f"killed after {part:.0%}", stages_of(again))
     return found
 
 
