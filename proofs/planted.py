@@ -8,9 +8,7 @@ from pathlib import Path
 from minitrain.base import UserError
 from minitrain.base.process import run_command
 from proofs.project import make_repository
-from proofs.repeat import AGAIN, KILLED_AFTER, repeat
-
-KILLED = {f"killed after {part:.0%}" for part in KILLED_AFTER}
+from proofs.repeat import AGAIN, KILLED, repeat
 
 # By stage: its code, which leaves ``out/<stage>``, and the circumstances of which one at least must blame it.
 STAGES = {
@@ -34,7 +32,7 @@ if not os.path.exists("work"):
             print(i, file=file, flush=True)
             time.sleep(0.1)
 text = open("work").read()""",
-        KILLED,
+        set(KILLED),
     ),
 }
 

@@ -14,7 +14,6 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,11 +27,10 @@ from minitrain.base.process import run_command
 from proofs.project import DVC, must_run
 
 SHIMS = Path(__file__).resolve().parent / "shims"
-KILLED_AFTER = (0.2, 0.4, 0.6, 0.8)  # of the time that the first run took
+REPRO = f"{shlex.join(DVC)} repro --all-pipelines --no-run-cache --keep-going"
 
 Stage = dict[str, dict[str, str]]  # the hashes of what it depends on ("deps") and of what it leaves ("outs"), by path
 Stages = dict[str, Stage]  # by name, with the folder of its dvc.yaml where that is not the project's
-
 
 AGAIN = "the same again"
 # What may differ without making it another run, and what a shell puts before the command for it.
@@ -50,6 +48,8 @@ CIRCUMSTANCES = {
     "order of files": f"PYTHONPATH={shlex.quote(str(SHIMS / 'file_order'))}",
     "kernels of the BLAS": "OPENBLAS_CORETYPE=Prescott NPY_DISABLE_CPU_FEATURES='AVX2 FMA3'",
 }
+# Killed, with all its processes, after this part of the time that the first run took, and run again.
+KILLED = {f"killed after {part}%": part / 100 for part in (20, 40, 60, 80)}
 
 
 def clone(project: Path, target: Path) -> Path:
@@ -70,20 +70,15 @@ def tracked(project: Path, pattern: str) -> list[str]:
     return must_run(project, "git", "ls-files", "-z", "--", pattern).split("\0")[:-1]
 
 
-def run(project: Path, before: str = "", kill_after: float | None = None) -> str:
-    """``dvc repro`` of all pipelines of a project, with ``before`` before it in the shell; with ``kill_after``, SIGKILL
-    for all its processes after so many seconds. What it said if a stage failed: the others ran all the same.
+def run(project: Path, before: str = "") -> str:
+    """All pipelines of a project, with ``before`` before ``dvc repro`` in the shell. What it said if a stage failed;
+    the others ran all the same.
     """
-    command = ["sh", "-c", f"{before} {shlex.join(DVC)} repro --all-pipelines --no-run-cache --keep-going"]
-    process = subprocess.Popen(
-        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    command = ["sh", "-c", f"{before} {REPRO}"]
+    result = subprocess.run(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    try:
-        said, _ = process.communicate(timeout=kill_after)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-    return said if process.returncode else ""
+    return result.stdout if result.returncode else ""
 
 
 def stages_of(project: Path) -> Stages:
@@ -153,15 +148,11 @@ def repeat(project: Path) -> dict[str, dict[str, list[str]]]:
         print(f"{len(first)} stages, {sum(len(of['outs']) for of in first.values())} outputs, {seconds:.0f} s a run")
         if tracked(project, "*dvc.lock"):
             compare("the committed dvc.lock", stages_of(project))
-        for name, before in CIRCUMSTANCES.items():
+        kills = {name: f"timeout --signal KILL {part * seconds} {REPRO};" for name, part in KILLED.items()}
+        for name, before in (CIRCUMSTANCES | kills).items():
             again = fresh("another folder/with a longer name/project" if name == "path" else "project")
             run(again, before)
             compare(name, stages_of(again))
-        for part in KILLED_AFTER:
-            again = fresh()
-            run(again, kill_after=part * seconds)
-            run(again)
-            compare(f"killed after {part:.0%}", stages_of(again))
     return found
 
 
