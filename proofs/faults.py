@@ -130,16 +130,6 @@ write_bytes = files.write_bytes  # the real one
 BAD_WRITERS = (write_after_removing, write_or_say_nothing)
 
 
-def is_caught(writer: Callable[[Path, bytes], None], folder: Path) -> bool:
-    """The negative control: whether the sweep fails with this writer."""
-    with mock.patch.object(files, "write_bytes", writer):
-        try:
-            sweep_formats(folder)
-        except UserError:
-            return True
-    return False
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
