@@ -38,6 +38,17 @@ def test_the_format_is_still_the_same():
     assert tensors.encode_tensors({"n": np.asarray(7, dtype=np.int64)}) == expected
 
 
+def test_a_file_cut_at_any_place_or_grown_or_with_a_strange_header_is_refused():
+    """With any bit flipped: proofs/damage.py."""
+    data = tensors.encode_tensors(TENSORS)
+    cut = [data[:size] for size in range(len(data))]
+    foreign = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'  # a type that NumPy has not
+    foreign = len(foreign).to_bytes(8, "little") + foreign + bytes(2)
+    for damaged in (*cut, data + b"\0", data + data, (2**63).to_bytes(8, "little") + data[8:], foreign):
+        with pytest.raises(UserError, match="^t: "):
+            tensors.decode_tensors(damaged, "t")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
