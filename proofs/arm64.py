@@ -19,7 +19,7 @@ DEBS = (
 )
 # What the stages import; but for MLflow, which the proofs leave out.
 PACKAGES = (
-    *("numpy", "safetensors", "pyyaml", "tqdm", "packaging", "matplotlib", "contourpy", "cycler", "fonttools"),
+    *("numpy", "safetensors", "ruamel-yaml", "tqdm", "packaging", "matplotlib", "contourpy", "cycler", "fonttools"),
     *("kiwisolver", "pillow", "pyparsing", "python-dateutil", "six", "pydantic", "pydantic-core", "annotated-types"),
     *("typing-extensions", "typing-inspection"),
 )
