@@ -85,6 +85,29 @@ def test_a_twin_with_one_other_rule_is_told_apart(name, tmp_path):
 # --- properties that the papers promise ----------------------------------------------------------------
 
 
+def test_scores_with_rope_depend_on_the_distance_of_two_positions_alone():
+    """Su et al. 2021, equation 16: (R_m q) . (R_n k) is the same for every pair with the same n - m."""
+    q, k = np.random.Generator(np.random.PCG64(0)).normal(size=(2, 16))
+    positions = np.arange(32)
+    turned_q, turned_k = (plain.rope(np.tile(x, (1, 1, 32, 1)), positions)[0, 0] for x in (q, k))  # (T, D) each
+    scores = turned_q @ turned_k.T
+    for offset in range(-31, 32):
+        of_this_distance = np.diagonal(scores, offset)
+        np.testing.assert_allclose(of_this_distance, of_this_distance[0], rtol=0, atol=1e-13)
+    assert np.ptp(scores[0]) > 1  # but they do depend on it
+
+
+def test_the_weights_of_all_keys_add_up_to_one_and_of_later_keys_and_pads_to_nothing():
+    weights, batch = weights_and_batch(LOCKED)
+    _, (caches, _, _) = plain.model(MiniGPT(LOCKED).views(weights), batch.tokens, LOCKED)
+    T = batch.tokens.shape[1]
+    for _, _, cache_of_attention, *_ in caches:
+        probs = cache_of_attention[-1]  # (B, H, query, key)
+        np.testing.assert_allclose(probs.sum(axis=-1), 1, rtol=1e-14)
+        assert (probs[:, :, ~np.tri(T, dtype=bool)] == 0).all()
+        assert (probs.transpose(0, 3, 1, 2)[~batch.loss_mask] == 0).all()
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-11), (np.float32, 1e-5)])
 def test_no_logit_depends_on_a_later_token_but_for_its_last_bits(dtype, bound):
     """Exact arithmetic rounds keys and values by one step for the whole sequence, so a later token may move last bits."""
