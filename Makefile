@@ -17,7 +17,7 @@
 #
 #   make prove-cpus     other machines, in short: 3 minutes     make prove-damage   damaged files: 3 minutes
 #   make prove-lock     arm64, all of it: an hour or two        make prove-faults   a disk that fails: 4 minutes
-#   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: 20 minutes
+#   make prove-kills    killed at any moment: half an hour      make prove-audit    forged results: half an hour
 #   make prove-pages    all plots drawn without a network       make prove-mlflow   a real server, a real queue
 #   make prove-library  what pip installs; the weights in PyTorch
 #   make prove-remote   a second clone by S3; seeds by Dask workers, one of them killed: 3 minutes

@@ -92,6 +92,11 @@ def link(path: str) -> None:
     Path(path).symlink_to(Path("mine").resolve())
 
 
+def folder(path: str) -> None:
+    Path(path).unlink()
+    Path(path).mkdir()
+
+
 FOREIGN = {
     "a model by its path": (
         lambda: change_json(manifest(Path()), lambda content: content.update(model="/etc/passwd")),
@@ -106,9 +111,10 @@ FOREIGN = {
         lambda: edit(Path("params.yaml"), {"lr: 0.003": "lr: 0.002"}),
         r"^params\.yaml: not as models/.* was trained\. Train first: dvc repro train",
     ),
-    "a table that is a link": (lambda: link("plots/train/log.csv"), "log.csv: expected a file, got a link to"),
-    "a folder that is a link": (lambda: link("plots/fp16-drift"), "fp16-drift/.*: expected a file, got a link to"),
-    "models that are a link": (lambda: link("models"), r"models/.*\.safetensors: expected a file, got a link to"),
+    "a table that is a link": (lambda: link("plots/train/log.csv"), "log.csv: expected a file, got a link"),
+    "a folder that is a link": (lambda: link("plots/fp16-drift"), "fp16-drift/.*: expected a file, got a link"),
+    "a table that is a folder": (lambda: folder("plots/train/log.csv"), "log.csv: expected a file, got a link, folder"),
+    "models that are a link": (lambda: link("models"), r"models/.*\.safetensors: expected a file, got a link"),
 }
 
 
@@ -124,6 +130,13 @@ def test_what_the_pipeline_did_not_make_is_refused_before_anything_is_logged(pro
 def test_only_files_that_dvc_yaml_names_are_logged(project):
     (project / "plots/train/mine.txt").write_text("mine")
     (project / "plots/train/link.txt").symlink_to(project / "plots/train/mine.txt")
+    (project / ".gitconfig").write_text("a password")
+    edit(
+        project / "dvc.yaml",
+        {
+            "plots/baseline-compare/cells.csv: {": ".gitconfig: {cache: false}\n      - plots/baseline-compare/cells.csv: {"
+        },
+    )
     log()
     (artifacts,) = project.glob("mlruns/*/artifacts")
     of_first_stage = {"plots/shard-to-batches/counts.json", "plots/shard-to-batches/lengths.csv"}  # it is not logged
