@@ -44,20 +44,25 @@ def measured_code() -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Around a measurement: UserError when other processes took more than OTHERS_AT_MOST of the cores' time.
+def quiet() -> Iterator[dict[str, float]]:
+    """Around a measurement: how much of the cores' time other processes took, in a dictionary once it is over.
 
-    Processes that we started must have ended.
+    Raises UserError above OTHERS_AT_MOST, for the seconds before as well. Processes that we started must have ended.
     """
-    start, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
-    yield
-    elapsed = (time.perf_counter() - start) * (os.cpu_count() or 1)
-    share = ((busy_seconds() - busy) - (own_seconds() - own)) / elapsed
-    if share > OTHERS_AT_MOST:
-        raise UserError(
-            f"while measuring, other processes took {share:.0%} of the cores' time; expected at most "
-            f"{OTHERS_AT_MOST:.0%}. Measure on a quiet machine."
-        )
+    shares: dict[str, float] = {}
+    for when in ("before", "while"):
+        start, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
+        if when == "before":
+            time.sleep(3)
+        else:
+            yield shares
+        elapsed = (time.perf_counter() - start) * (os.cpu_count() or 1)
+        shares[when] = max(0.0, (busy_seconds() - busy) - (own_seconds() - own)) / elapsed
+        if shares[when] > OTHERS_AT_MOST:
+            raise UserError(
+                f"{when} measuring, other processes took {shares[when]:.0%} of the cores' time; expected at most "
+                f"{OTHERS_AT_MOST:.0%}. Measure on a quiet machine."
+            )
 
 
 def busy_seconds() -> float:
