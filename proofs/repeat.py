@@ -14,6 +14,7 @@ import argparse
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ CIRCUMSTANCES = {
     "kernels of the BLAS": "OPENBLAS_CORETYPE=Prescott NPY_DISABLE_CPU_FEATURES='AVX2 FMA3'",
 }
 # Killed, with all its processes, after this part of the time that the first run took, and run again.
-KILLED = {f"killed after {part}%": part / 100 for part in (20, 40, 60, 80)}
+KILLED = {f"killed after {percent}%": percent / 100 for percent in (20, 40, 60, 80)}
 
 
 def clone(project: Path, target: Path) -> Path:
@@ -70,15 +71,24 @@ def tracked(project: Path, pattern: str) -> list[str]:
     return must_run(project, "git", "ls-files", "-z", "--", pattern).split("\0")[:-1]
 
 
-def run(project: Path, before: str = "") -> str:
-    """All pipelines of a project, with ``before`` before ``dvc repro`` in the shell. What it said if a stage failed;
-    the others ran all the same.
+def run(project: Path, before: str = "", kill_after: float | None = None) -> str:
+    """All pipelines of a project, with ``before`` before ``dvc repro`` in the shell; with ``kill_after``, SIGKILL for
+    all its processes after so many seconds. What it said if a stage failed; the others ran all the same.
     """
-    command = ["sh", "-c", f"{before} {REPRO}"]
-    result = subprocess.run(
-        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    process = subprocess.Popen(
+        ["sh", "-c", f"{before} {REPRO}"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
-    return result.stdout if result.returncode else ""
+    try:
+        said, _ = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+    return said if process.returncode else ""
 
 
 def stages_of(project: Path) -> Stages:
@@ -148,10 +158,14 @@ def repeat(project: Path) -> dict[str, dict[str, list[str]]]:
         print(f"{len(first)} stages, {sum(len(of['outs']) for of in first.values())} outputs, {seconds:.0f} s a run")
         if tracked(project, "*dvc.lock"):
             compare("the committed dvc.lock", stages_of(project))
-        kills = {name: f"timeout --signal KILL {part * seconds} {REPRO};" for name, part in KILLED.items()}
-        for name, before in (CIRCUMSTANCES | kills).items():
+        for name, before in CIRCUMSTANCES.items():
             again = fresh("another folder/with a longer name/project" if name == "path" else "project")
             run(again, before)
+            compare(name, stages_of(again))
+        for name, part in KILLED.items():
+            again = fresh()
+            run(again, "exec", part * seconds)  # exec: DVC itself is what is killed and waited for
+            run(again)
             compare(name, stages_of(again))
     return found
 
