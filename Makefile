@@ -95,6 +95,9 @@ lessons: .venv/dev
 prove-audit: .venv/run
 	python -m proofs.forgeries
 
+# Into the project's own store, whatever the shell names.
+prove-audit prove-mlflow prove-remote: export MLFLOW_TRACKING_URI :=
+
 prove-mlflow: .venv/run
 	python -m proofs.mlflow_server
 
@@ -111,6 +114,7 @@ repeat: .venv/run
 # Before an issue is closed. Debian's QEMU and Chromium are installed where they are missing.
 check-all: qemu check test prove-cpus prove-pages prove-library prove-mlflow prove-remote prove-planted prove-damage \
   prove-faults audit
+	python -m course.state --check
 
 prove-pages: chromium
 chromium:
@@ -126,7 +130,8 @@ prove-library: .venv/run .venv-bench/run
 	dvc repro baseline-compare
 	.venv-bench/bin/python examples/load_in_pytorch.py
 	folder=$$(mktemp -d) && python -m venv $$folder/venv && $$folder/venv/bin/python -m pip install -qq . \
-	  && cd $$folder && venv/bin/python $(CURDIR)/examples/train_in_30_lines.py && rm -r $$folder
+	  && cd $$folder && venv/bin/python $(CURDIR)/examples/train_in_30_lines.py \
+	  && test -e venv/lib/*/site-packages/minitrain/py.typed && test ! -e venv/lib/*/site-packages/stages && rm -r $$folder
 
 ui: .venv/run
 	@test -e mlflow.db || { echo "error: no run yet. Make one: make repro" >&2; exit 1; }

@@ -75,7 +75,7 @@ def main() -> None:
 
     print(f"logits of the probe: differ by at most {ours:.1e}; with half-split RoPE by {wrong:.1e}")
     print(f"test perplexity: {perplexity:.6g}, recorded {recorded}")
-    if not (ours < 1e-4 and abs(perplexity / recorded - 1) < 1e-5 and wrong > 0.1):
+    if not (ours < 1e-4 and abs(perplexity / recorded - 1) < 1e-5 and wrong > 10):
         raise SystemExit("error: this is not the model that was trained")
 
 

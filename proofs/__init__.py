@@ -1,6 +1,7 @@
 """The promises of docs/reproducibility.md, each with a program that shows it and a negative control that must fail.
 
-``make help`` lists them. They take minutes, prove-lock more than an hour; the tests hold a short form of each.
+``make help`` lists them. They take minutes, prove-lock more than an hour; the tests hold short forms
+and controls.
 """
 
 import minitrain  # noqa: F401  (one BLAS thread, before any proof imports NumPy)

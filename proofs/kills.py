@@ -216,6 +216,8 @@ def main() -> None:
         kills = kills_at_writes(project, reference, arguments.every)
         print(f"{kills} kills, before one of {arguments.every} file operations: all files and batches equal")
         kills, continued = random_kills(project, arguments.kills)
+        if not continued:
+            raise UserError("the proof does not hold: no run went on from a checkpoint. Kill more often: --kills N")
         print(f"{kills} random kills, and dvc repro went on from a checkpoint {continued} times: all equal")
 
 

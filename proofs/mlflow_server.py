@@ -48,6 +48,7 @@ def compare(project: Path, uri: str) -> int:
         client.download_artifacts(run.info.run_id, "", folder)
         logged = tree(Path(folder))
     wrong += [name for name, data in logged.items() if (project / name).read_bytes() != data]
+    wrong += [name for name in tree(project, "plots") if name.split("/")[1] in layout.STAGES[1:] and name not in logged]
     if wrong:
         raise UserError(f"different in MLflow and on disk: {', '.join(wrong)}")
     return len(logged)

@@ -4,16 +4,18 @@ None costs another its checkpoints, in whatever folder it runs.
 A real SIGKILL at every moment: proofs/kills.py.
 """
 
+import os
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import refused, run_python, run_stage
+from mlflow.tracking import MlflowClient
 
-from minitrain import tracking
+from minitrain import mlflow_store, tracking
 from minitrain.base import files, layout
-from proofs.project import set_params, tree
+from proofs.project import DVC, SHORT, copy_project, make_repository, must_run, set_params, tree
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +135,27 @@ def test_checkpoints_are_in_the_project_whose_experiment_it_is(tmp_path, monkeyp
     if root:
         monkeypatch.setenv("DVC_ROOT", str(tmp_path / root))
     assert layout.checkpoints().resolve() == tmp_path / expected
+
+
+def test_an_experiment_that_dvc_runs_in_a_temporary_folder_goes_on_after_ctrl_c_and_has_its_mlflow_run(tmp_path):
+    project = copy_project(tmp_path / "project", {**SHORT, "train.steps": 100})
+    make_repository(project)
+    experiment = [*DVC, "exp", "run", "--temp", "--name", "mine", "train"]
+    first = subprocess.Popen(
+        experiment, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    while not list(project.glob("checkpoints/*/step-*.safetensors")) and first.poll() is None:
+        os.sched_yield()
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    printed, _ = first.communicate()
+    (folder,) = project.glob("checkpoints/*")
+    assert f"saved in {folder}.\nTo go on, run the same command again" in printed
+    assert list(project.glob(".dvc/tmp/exps/**/params.yaml")) == []  # the temporary folder is gone
+    again = must_run(project, *experiment)
+    assert f"({folder})" in again
+    assert "going on from step " in again
+    assert list(project.glob("checkpoints/*")) == []
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name(mlflow_store.EXPERIMENT).experiment_id])
+    assert (run.info.run_name, run.data.tags["times"][:19]) == ("mine", "measured from step ")

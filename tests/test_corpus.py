@@ -186,6 +186,7 @@ def test_a_row_that_does_not_go_with_another_is_named(tmp_path, good, change, me
 
 def test_rows_are_the_lines_of_a_shard(tmp_path, good):
     (tmp_path / "b.jsonl").write_text(json.dumps(good))  # no line break at the end
+    (tmp_path / ".#b.jsonl").symlink_to("of an editor")
     assert list(read_shards(tmp_path).rows) == [f"{tmp_path / 'b.jsonl'}:1"]
     (tmp_path / "b.jsonl").write_text(json.dumps(good) + "\n\n")
     with pytest.raises(UserError, match=r"b\.jsonl:2: expected a JSON object"):

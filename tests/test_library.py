@@ -3,8 +3,11 @@
 import json
 import re
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+from closure import PACKAGES, import_closure, imported_modules
 from conftest import OF_THE_PIPELINE, TINY_MODEL, TINY_TRAIN, random_store, run_without
 
 import minitrain
@@ -13,6 +16,14 @@ from minitrain.dataset.read import read_dataset
 from minitrain.minitorch import arithmetic
 from minitrain.training.state import initial_state
 from proofs.project import must_run
+
+
+def test_the_library_needs_the_packages_that_pyproject_names_and_no_other(root, monkeypatch):
+    monkeypatch.chdir(root)
+    modules = {name for path in import_closure(Path("minitrain/api.py")) for name in imported_modules(path)}
+    needed = {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - set(PACKAGES)
+    asked = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    assert needed == {package.split("-")[0] for package in asked}  # ruamel-yaml is imported as ruamel.yaml
 
 
 def test_every_public_name_is_there_and_said_in_the_docstring():
