@@ -21,6 +21,7 @@ LEFT_BY_RUNS = (
     ".dvc/cache",
     "models",
     "checkpoints",
+    "manifest.json",  # there, beside the checkpoints of a run
     "data/batches",
     ".venv",
     ".dvc/tmp/rwlock",
