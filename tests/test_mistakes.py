@@ -126,6 +126,17 @@ def test_output_to_a_full_disk_ends_the_run_with_one_line(root, end):
     assert "what is printed cannot be written: No space left on device. Run again" in refused(result)
 
 
+@pytest.mark.parametrize(("redirect", "code"), [(">&-", 0), (">&- 2>&-", 0), ("1<params.yaml", 1)])
+def test_a_closed_stdout_is_no_traceback(root, redirect, code):
+    """``1<``: a descriptor that is open, but not for writing, is what a stage gets from ``dvc repro >&-``."""
+    line = ["sh", "-c", f'"$0" "$@" {redirect}', sys.executable, *command("(print('x'), open('README.md').read())")]
+    result = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
+    said = (
+        "error: what is printed cannot be written: Bad file descriptor. Run again with an output that can be written.\n"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", code * said)
+
+
 MEMORY = r"error: not enough memory \({}\). Choose smaller values in params.yaml[^\n]*\n$"
 ENDS = {
     "an error of the system that nobody foresaw keeps its traceback": (
