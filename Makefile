@@ -131,7 +131,8 @@ prove-library: .venv/run .venv-bench/run
 	.venv-bench/bin/python examples/load_in_pytorch.py
 	folder=$$(mktemp -d) && python -m venv $$folder/venv && $$folder/venv/bin/python -m pip install -qq . \
 	  && cd $$folder && venv/bin/python $(CURDIR)/examples/train_in_30_lines.py \
-	  && test -e venv/lib/*/site-packages/minitrain/py.typed && test ! -e venv/lib/*/site-packages/stages && rm -r $$folder
+	  && test -e venv/lib/*/site-packages/minitrain/py.typed && test ! -e venv/lib/*/site-packages/stages \
+	  && rm -r $$folder $(CURDIR)/build $(CURDIR)/minitrain.egg-info
 
 ui: .venv/run
 	@test -e mlflow.db || { echo "error: no run yet. Make one: make repro" >&2; exit 1; }
